@@ -1,0 +1,12 @@
+//! Every decision Slipway makes, as pure functions and small state machines.
+//!
+//! This crate does no I/O: no clock, no randomness, no files, no sockets, no async. Time, ids and
+//! seeds are arguments. It never logs: reports say *why*, as data. The crates at the rim load a
+//! snapshot, ask here, persist the answer, then act.
+//!
+//! Only two shapes exist: a **planner** `plan(&Snapshot, now) -> Plan { actions, report, wake_at }`
+//! and a **machine** with `handle(now, event)`, `poll() -> Option<Action>`, `deadline()`.
+
+pub mod digest;
+pub mod id;
+pub mod time;
