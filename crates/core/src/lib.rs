@@ -7,6 +7,7 @@
 //! Only two shapes exist: a **planner** `plan(&Snapshot, now) -> Plan { actions, report, wake_at }`
 //! and a **machine** with `handle(now, event)`, `poll() -> Option<Action>`, `deadline()`.
 
+pub mod build;
 pub mod digest;
 pub mod id;
 pub mod time;
