@@ -74,7 +74,7 @@ pub enum LossPolicy {
 }
 
 /// Repetitions after losses, before a stage is given up (Hydra's 5 × 60 s·3ⁿ is too slow).
-pub const INFRA_RETRIES: u32 = 3;
+const INFRA_RETRIES: u32 = 3;
 
 /// What to do after the `losses`-th loss (1 = the first) of a stage. `may_have_executed` is whether
 /// an at-most-once stage had its go. `jitter` is a random number for ± 20 %.
