@@ -1,1 +1,29 @@
-//! slipway-proto
+//! Everything on the wire between the roles: messages, services, and the limits they share.
+//!
+//! Holds no domain rules. Generated code lives in `OUT_DIR` and is not reviewed; `convert` is the
+//! only translator between wire types and core's types.
+
+pub mod convert;
+
+/// The generated messages and services of package `slipway.v1`.
+#[expect(
+    missing_docs,
+    unreachable_pub,
+    clippy::pedantic,
+    reason = "generated; documented in the .proto files"
+)]
+pub mod v1 {
+    tonic::include_proto!("slipway.v1");
+}
+
+/// The descriptors of all files, for reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/slipway.bin"));
+
+/// Largest control message, encoded.
+pub const CONTROL_MESSAGE_MAX: usize = 64 * 1024;
+/// Largest message of any kind that a role decodes.
+pub const DECODE_MAX: usize = 4 * 1024 * 1024;
+/// Largest run of output in one log frame, uncompressed.
+pub const LOG_FRAME_MAX: usize = 256 * 1024;
+/// Streams at once on one connection; tonic's default is none.
+pub const STREAMS_MAX: u32 = 64;

@@ -10,4 +10,5 @@
 pub mod build;
 pub mod digest;
 pub mod id;
+pub mod pipeline;
 pub mod time;
