@@ -1,1 +1,40 @@
-//! slipway-store
+//! All SQL, for SQLite (the embedded default) and PostgreSQL (several dispatchers).
+//!
+//! One method = one transaction. Every state change carries its precondition in `WHERE` and answers
+//! with what happened; the fence is checked by the statement that writes, not by its caller. Nothing
+//! is decided here, but one thing: inside the transaction that ends a stage, `core::build::advance`
+//! is asked what follows, so that a stage and its dependants change together or not at all.
+//!
+//! There are no traits by aggregate yet: `Db` is one type over both engines, and the conformance
+//! suite runs on both. Logs and artifacts never go into SQL.
+
+mod access;
+mod agents;
+mod artifacts;
+mod audit;
+mod builds;
+mod db;
+mod error;
+mod flags;
+mod inbox;
+mod migrate;
+mod queue;
+mod repositories;
+mod results;
+mod sql;
+mod writer;
+
+pub use access::{IdempotencyClaim, TokenRow};
+pub use agents::{AgentRow, JoinOutcome, NewAgent};
+pub use artifacts::{ArtifactRow, NewArtifact, NewReport, ReportRow};
+pub use audit::{AuditEntry, AuditRow};
+pub use builds::{BuildFilter, BuildRow, Created, NewBuild, NewStage, StageRow};
+pub use db::{Db, Settings};
+pub use error::StoreError;
+pub use flags::FlagRow;
+pub use inbox::{Delivery, NewDelivery, Recorded};
+pub use queue::{Assignment, LiveStage, QueueRow};
+pub use repositories::{HookRow, RepositoryRow, ScheduleRow};
+pub use results::{Acceptance, AttemptResult, AttemptRow, BuildChange, Finished};
+pub use sql::{Arg, Rows};
+pub use writer::Tx;

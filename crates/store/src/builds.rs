@@ -1,0 +1,453 @@
+//! Builds and their stages: created whole, read for pages and pipelines.
+
+use slipway_core::build::Need;
+use slipway_core::id::{BuildId, DeliveryId, RepoId, StageId};
+use slipway_core::time::Timestamp;
+
+use crate::db::Db;
+use crate::error::StoreError;
+use crate::sql::{args, sql};
+use crate::writer::Tx;
+
+/// A build to be created, with everything that follows from it in the same transaction.
+#[derive(Clone, Debug)]
+pub struct NewBuild {
+    /// Its id.
+    pub build_id: BuildId,
+    /// Of which repository.
+    pub repo_id: RepoId,
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// Full commit id.
+    pub commit_sha: String,
+    /// First line first.
+    pub commit_message: String,
+    /// Display name; gates nothing.
+    pub author: String,
+    /// `refs/heads/…` or `refs/tags/…`.
+    pub ref_name: String,
+    /// The branch, for people; empty for tags.
+    pub branch: String,
+    /// push | manual | scheduled.
+    pub trigger_type: String,
+    /// The exact cause.
+    pub event: String,
+    /// trusted | untrusted.
+    pub trust: String,
+    /// One build per (repository, key).
+    pub event_key: Option<String>,
+    /// Older builds of this lane are superseded.
+    pub lane: Option<String>,
+    /// Build-wide concurrency group and limit.
+    pub group: Option<(String, u32)>,
+    /// Hotfix or rollback by a maintainer.
+    pub urgent: bool,
+    /// Problems that end the build at once (the pipeline file does not parse), JSON array.
+    pub errors: serde_json::Value,
+    /// Build variables, JSON object.
+    pub variables: serde_json::Value,
+    /// The deploy section as planned.
+    pub deploy: Option<String>,
+    /// Who asked.
+    pub initiator: String,
+    /// When the commit was made.
+    pub committed_at: Option<Timestamp>,
+    /// Now.
+    pub created: Timestamp,
+    /// Its stages, in file order, with their first state.
+    pub stages: Vec<NewStage>,
+    /// The delivery that led here; decided in the same transaction.
+    pub delivery: Option<DeliveryId>,
+    /// The status to start with (`failed` when the file does not parse).
+    pub status: slipway_core::build::BuildStatus,
+}
+
+/// One stage of a build to be created.
+#[derive(Clone, Debug)]
+pub struct NewStage {
+    /// Its id.
+    pub stage_id: StageId,
+    /// Unique in the build.
+    pub name: String,
+    /// As planned, JSON.
+    pub spec: String,
+    /// What must end first.
+    pub needs: Vec<Need>,
+    /// `success`, `failure` or `always`.
+    pub runs_on: String,
+    /// Its failure does not fail the build.
+    pub failure_ignored: bool,
+    /// Never repeated by us once it may have been executed.
+    pub at_most_once: bool,
+    /// 0–9.
+    pub priority: u8,
+    /// Labels that an agent must match, JSON object.
+    pub labels: String,
+    /// Concurrency group and limit.
+    pub group: Option<(String, u32)>,
+    /// Time-out, milliseconds.
+    pub timeout_ms: u64,
+    /// waiting | ready | skipped.
+    pub state: slipway_core::build::StageState,
+    /// Why it is skipped.
+    pub reason: Option<String>,
+}
+
+/// What became of a build that was to be created.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Created {
+    /// A new build, with its number and the held attempts of older builds that it replaces.
+    New {
+        /// Its number in the repository.
+        number: i64,
+        /// Attempts to be stopped: (stage, attempt, agent).
+        superseded: Vec<(String, i64, Option<String>)>,
+    },
+    /// There is one for this event already.
+    Existing(String),
+}
+
+/// A build as stored.
+#[derive(Clone, Debug, sqlx::FromRow)]
+#[expect(
+    missing_docs,
+    reason = "the columns; see migrations/sqlite/0003_create_builds.sql"
+)]
+pub struct BuildRow {
+    pub build_id: String,
+    pub repo_id: String,
+    pub repo_url: String,
+    pub repo_name: String,
+    pub number: i64,
+    pub pipeline: String,
+    pub commit_sha: String,
+    pub commit_message: String,
+    pub author: String,
+    pub ref_name: String,
+    pub branch: String,
+    pub status: String,
+    pub trigger_type: String,
+    pub event: String,
+    pub trust: String,
+    pub started_at: Option<i64>,
+    pub ended_at: Option<i64>,
+    pub duration: Option<i64>,
+    pub log_url: Option<String>,
+    pub docker_image_uri: Option<String>,
+    pub test_coverage: Option<f64>,
+    pub errors: String,
+    pub variables: String,
+    pub deploy: Option<String>,
+    pub handover: String,
+    pub source_root: Option<String>,
+    pub committed_at: Option<i64>,
+    pub superseded_by: Option<String>,
+    pub initiator: String,
+    pub created_at: i64,
+}
+
+/// A stage as stored.
+#[derive(Clone, Debug, sqlx::FromRow)]
+#[expect(
+    missing_docs,
+    reason = "the columns; see migrations/sqlite/0003_create_builds.sql"
+)]
+pub struct StageRow {
+    pub stage_id: String,
+    pub build_id: String,
+    pub repo_id: String,
+    pub idx: i64,
+    pub stage_name: String,
+    pub spec: String,
+    pub needs: String,
+    pub at_most_once: i64,
+    pub failure_ignored: i64,
+    pub timeout_ms: i64,
+    pub state: String,
+    pub status: String,
+    pub reason: Option<String>,
+    pub attempt: i64,
+    pub agent_id: Option<String>,
+    pub cancel_ms: Option<i64>,
+    pub ready_ms: Option<i64>,
+    pub started_at: Option<i64>,
+    pub ended_at: Option<i64>,
+    pub duration: Option<i64>,
+    pub result_attempt: Option<i64>,
+    pub result_digest: Option<String>,
+    pub exit_code: Option<i64>,
+    pub losses: i64,
+    pub failures: i64,
+    pub lost_agents: String,
+    pub output_layer: Option<String>,
+    pub image_uri: Option<String>,
+}
+
+/// Which builds a list shows; empty fields do not filter.
+#[derive(Clone, Debug, Default)]
+pub struct BuildFilter {
+    /// Repository id.
+    pub repo_id: String,
+    /// Branch.
+    pub branch: String,
+    /// Status word.
+    pub status: String,
+    /// Commit, or its beginning (hex digits only; the caller checks).
+    pub commit: String,
+    /// Author.
+    pub author: String,
+    /// Exact cause.
+    pub event: String,
+    /// Not older than this.
+    pub since: Timestamp,
+    /// Only builds with a smaller id (the last one of the page before).
+    pub before: String,
+    /// How many at most.
+    pub limit: u32,
+}
+
+#[derive(sqlx::FromRow)]
+struct BuildKey {
+    build_id: String,
+}
+
+#[derive(sqlx::FromRow)]
+struct Number {
+    number: i64,
+}
+
+impl Db {
+    /// Creates a build with its stages; supersedes older ones of its lane; decides its delivery.
+    ///
+    /// # Errors
+    /// When it cannot be made durable.
+    pub async fn create_build(&self, new: NewBuild) -> Result<Created, StoreError> {
+        self.write(move |tx| Box::pin(create(tx, new))).await
+    }
+
+    /// A build.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn build(&self, id: &BuildId) -> Result<Option<BuildRow>, StoreError> {
+        self.row(sql!("builds/get"), args![id.as_str()]).await
+    }
+
+    /// Builds, newest first.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn builds(&self, f: &BuildFilter) -> Result<Vec<BuildRow>, StoreError> {
+        let args = args![
+            &f.repo_id, &f.branch, &f.status, &f.commit, &f.author, &f.event, f.since, &f.before,
+            f.limit
+        ];
+        self.rows(sql!("builds/list"), args).await
+    }
+
+    /// The stages of a build, in file order.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn stages(&self, build: &BuildId) -> Result<Vec<StageRow>, StoreError> {
+        self.rows(sql!("build_stages/of_build"), args![build.as_str()])
+            .await
+    }
+
+    /// One stage.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn stage(&self, id: &StageId) -> Result<Option<StageRow>, StoreError> {
+        self.row(sql!("build_stages/get"), args![id.as_str()]).await
+    }
+
+    /// A reconciled build of this commit that no delivery has claimed yet.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn unclaimed_reconciled_build(
+        &self,
+        repo: &RepoId,
+        ref_name: &str,
+        sha: &str,
+    ) -> Result<Option<String>, StoreError> {
+        let args = args![repo.as_str(), ref_name, sha];
+        let row: Option<BuildKey> = self.row(sql!("builds/find_reconciled"), args).await?;
+        Ok(row.map(|r| r.build_id))
+    }
+
+    /// The newest build of a commit on a ref.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn build_of_commit(
+        &self,
+        repo: &RepoId,
+        ref_name: &str,
+        sha: &str,
+    ) -> Result<Option<String>, StoreError> {
+        let args = args![repo.as_str(), ref_name, sha];
+        let row: Option<BuildKey> = self.row(sql!("builds/find_by_commit"), args).await?;
+        Ok(row.map(|r| r.build_id))
+    }
+
+    /// Builds that passed and are to be handed to the coordinator.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn handovers_due(&self) -> Result<Vec<BuildRow>, StoreError> {
+        self.rows(sql!("builds/handovers_due"), args![]).await
+    }
+
+    /// Marks a hand-over as done (`handed`) or impossible (`failed`); false when it was not due.
+    ///
+    /// # Errors
+    /// When it cannot be made durable.
+    pub async fn set_handover(
+        &self,
+        build: &BuildId,
+        state: &'static str,
+    ) -> Result<bool, StoreError> {
+        let build = build.to_string();
+        self.write(move |tx| {
+            Box::pin(async move {
+                Ok(tx
+                    .execute(sql!("builds/set_handover"), args![build, state])
+                    .await?
+                    == 1)
+            })
+        })
+        .await
+    }
+}
+
+async fn create(tx: &mut Tx, new: NewBuild) -> Result<Created, StoreError> {
+    if let Some(key) = &new.event_key {
+        let args = args![new.repo_id.as_str(), key];
+        let known: Option<BuildKey> = tx.row(sql!("builds/find_by_event"), args).await?;
+        if let Some(known) = known {
+            decide(tx, &new, "attached", &known.build_id).await?;
+            return Ok(Created::Existing(known.build_id));
+        }
+    }
+    let taken = tx
+        .row(
+            sql!("repositories/take_number"),
+            args![new.repo_id.as_str()],
+        )
+        .await?;
+    let Number { number } = taken.ok_or(StoreError::NotFound("repository"))?;
+    insert(tx, &new, number).await?;
+    for (idx, stage) in new.stages.iter().enumerate() {
+        insert_stage(tx, &new, i64::try_from(idx).unwrap_or(i64::MAX), stage).await?;
+    }
+    let superseded = supersede(tx, &new).await?;
+    decide(tx, &new, "built", new.build_id.as_str()).await?;
+    Ok(Created::New { number, superseded })
+}
+
+async fn insert(tx: &mut Tx, new: &NewBuild, number: i64) -> Result<(), StoreError> {
+    let ended = new.status.is_final().then_some(new.created);
+    let group = new.group.as_ref();
+    let args = args![
+        new.build_id.as_str(),
+        new.repo_id.as_str(),
+        number,
+        &new.pipeline,
+        &new.commit_sha,
+        &new.commit_message,
+        &new.author,
+        &new.ref_name,
+        &new.branch,
+        new.status.as_str(),
+        &new.trigger_type,
+        &new.event,
+        &new.trust,
+        new.event_key.clone(),
+        new.lane.clone(),
+        group.map(|(name, _)| name.clone()),
+        group.map_or(1, |(_, limit)| *limit),
+        new.urgent,
+        new.errors.to_string(),
+        new.variables.to_string(),
+        new.deploy.clone(),
+        &new.initiator,
+        new.created,
+        format!("/api/v1/builds/{}/logs", new.build_id),
+        ended,
+        ended,
+        ended.map(|_| 0),
+        new.committed_at,
+    ];
+    tx.execute(sql!("builds/insert"), args).await.map(|_| ())
+}
+
+async fn insert_stage(
+    tx: &mut Tx,
+    new: &NewBuild,
+    idx: i64,
+    stage: &NewStage,
+) -> Result<(), StoreError> {
+    let needs = serde_json::to_string(&stage.needs)
+        .map_err(|e| StoreError::Corrupt(format!("needs: {e}")))?;
+    let ready = (stage.state == slipway_core::build::StageState::Ready).then_some(new.created);
+    let group = stage.group.as_ref();
+    let args = args![
+        stage.stage_id.as_str(),
+        new.build_id.as_str(),
+        new.repo_id.as_str(),
+        idx,
+        &stage.name,
+        &stage.spec,
+        needs,
+        &stage.runs_on,
+        stage.failure_ignored,
+        stage.at_most_once,
+        i64::from(stage.priority),
+        &stage.labels,
+        group.map(|(name, _)| name.clone()),
+        group.map_or(1, |(_, limit)| *limit),
+        i64::try_from(stage.timeout_ms).unwrap_or(i64::MAX),
+        stage.state.as_str(),
+        stage.reason.clone(),
+        ready,
+    ];
+    tx.execute(sql!("build_stages/insert"), args)
+        .await
+        .map(|_| ())
+}
+
+async fn supersede(
+    tx: &mut Tx,
+    new: &NewBuild,
+) -> Result<Vec<(String, i64, Option<String>)>, StoreError> {
+    let Some(lane) = &new.lane else {
+        return Ok(Vec::new());
+    };
+    let args = args![new.repo_id.as_str(), lane, new.build_id.as_str()];
+    let older: Vec<BuildKey> = tx.rows(sql!("builds/older_in_lane"), args).await?;
+    let mut held = Vec::new();
+    for old in older {
+        let args = args![&old.build_id, new.build_id.as_str()];
+        tx.execute(sql!("builds/set_superseded"), args).await?;
+        let reason = format!("superseded by build {}", new.build_id);
+        held.extend(
+            crate::results::cancel(tx, &old.build_id, "superseded", &reason, new.created).await?,
+        );
+    }
+    Ok(held)
+}
+
+async fn decide(
+    tx: &mut Tx,
+    new: &NewBuild,
+    state: &'static str,
+    build: &str,
+) -> Result<(), StoreError> {
+    let Some(delivery) = &new.delivery else {
+        return Ok(());
+    };
+    let args = args![delivery.as_str(), state, &new.event, build, new.created];
+    tx.execute(sql!("inbox/decide"), args).await.map(|_| ())
+}

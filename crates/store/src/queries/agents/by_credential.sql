@@ -1,0 +1,1 @@
+SELECT * FROM agents WHERE credential_hash = $1 AND state <> 'gone'

@@ -1,0 +1,1 @@
+SELECT * FROM agents WHERE agent_id = $1

@@ -1,0 +1,1 @@
+SELECT * FROM agents WHERE state <> 'gone' ORDER BY agent_id

@@ -1,0 +1,1 @@
+UPDATE agents SET renewed_ms = $2 WHERE agent_id = $1

@@ -1,0 +1,1 @@
+SELECT * FROM artifacts WHERE artifact_id = $1

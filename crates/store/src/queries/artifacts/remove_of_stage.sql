@@ -1,0 +1,1 @@
+DELETE FROM artifacts WHERE stage_id = $1

@@ -1,0 +1,2 @@
+UPDATE build_stages SET cancel_ms = $2, reason = $3
+ WHERE build_id = $1 AND state IN ('assigned', 'running') AND cancel_ms IS NULL

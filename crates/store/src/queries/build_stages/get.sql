@@ -1,0 +1,1 @@
+SELECT * FROM build_stages WHERE stage_id = $1

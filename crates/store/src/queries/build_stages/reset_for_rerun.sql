@@ -1,0 +1,7 @@
+UPDATE build_stages
+   SET state = 'waiting', reason = NULL, agent_id = NULL, token_hash = NULL, cancel_ms = NULL,
+       ready_ms = NULL, not_before_ms = 0, assigned_ms = NULL, started_at = NULL, ended_at = NULL,
+       duration = NULL, result_attempt = NULL, result_digest = NULL, exit_code = NULL, losses = 0,
+       failures = 0, lost_agents = '[]', output_layer = NULL, image_uri = NULL
+ WHERE stage_id = $1
+   AND state IN ('failed', 'unknown', 'cancelled', 'skipped', 'superseded', 'succeeded')

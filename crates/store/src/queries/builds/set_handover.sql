@@ -1,0 +1,1 @@
+UPDATE builds SET handover = $2 WHERE build_id = $1 AND handover = 'due'

@@ -1,0 +1,1 @@
+SELECT * FROM feature_flags ORDER BY name LIMIT $1

@@ -1,0 +1,1 @@
+DELETE FROM idempotency_keys WHERE caller = $1 AND idem_key = $2 AND status IS NULL

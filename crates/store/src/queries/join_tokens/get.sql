@@ -1,0 +1,1 @@
+SELECT labels, uses_left, expires_ms FROM join_tokens WHERE token_hash = $1

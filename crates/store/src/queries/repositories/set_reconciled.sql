@@ -1,0 +1,1 @@
+UPDATE repositories SET reconciled_ms = $2 WHERE repo_id = $1

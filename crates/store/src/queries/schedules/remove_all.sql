@@ -1,0 +1,1 @@
+DELETE FROM schedules WHERE repo_id = $1

@@ -1,0 +1,204 @@
+//! The stages that wait or are held: the queue, and ownership of attempts.
+
+use slipway_core::id::{AgentId, BuildId, StageId};
+use slipway_core::time::Timestamp;
+
+use crate::db::Db;
+use crate::error::StoreError;
+use crate::sql::{args, sql};
+
+/// What the planner's index needs to know of one stage.
+#[derive(Clone, Debug, sqlx::FromRow)]
+#[expect(
+    missing_docs,
+    reason = "the columns; see migrations/sqlite/0003_create_builds.sql"
+)]
+pub struct QueueRow {
+    pub stage_id: String,
+    pub build_id: String,
+    pub repo_id: String,
+    pub stage_name: String,
+    pub state: String,
+    pub attempt: i64,
+    pub agent_id: Option<String>,
+    pub priority: i64,
+    pub labels: String,
+    pub concurrency_group: Option<String>,
+    pub concurrency_limit: i64,
+    pub ready_ms: Option<i64>,
+    pub not_before_ms: i64,
+    pub cancel_ms: Option<i64>,
+    pub at_most_once: i64,
+    pub lost_agents: String,
+    pub timeout_ms: i64,
+    pub urgent: i64,
+    pub lane: Option<String>,
+    pub weight: i64,
+    pub build_group: Option<String>,
+    pub build_group_limit: i64,
+    pub build_created: i64,
+}
+
+/// A held attempt.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+#[expect(
+    missing_docs,
+    reason = "the columns; see migrations/sqlite/0003_create_builds.sql"
+)]
+pub struct LiveStage {
+    pub stage_id: String,
+    pub attempt: i64,
+    pub agent_id: Option<String>,
+    pub state: String,
+    pub cancel_ms: Option<i64>,
+    pub build_id: String,
+    pub at_most_once: i64,
+}
+
+/// A stage to be given to an agent.
+#[derive(Clone, Debug)]
+pub struct Assignment {
+    /// Which stage.
+    pub stage_id: StageId,
+    /// The attempt number before this assignment: the fence.
+    pub attempt: i64,
+    /// To whom.
+    pub agent_id: AgentId,
+    /// SHA-256 of the attempt's token, hex.
+    pub token_hash: String,
+}
+
+#[derive(sqlx::FromRow)]
+struct Duration {
+    stage_name: String,
+    duration: i64,
+}
+
+impl Db {
+    /// Everything that is ready or held, for the in-memory index.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn queue(&self) -> Result<Vec<QueueRow>, StoreError> {
+        self.rows(sql!("build_stages/queue"), args![]).await
+    }
+
+    /// Gives stages to agents. For each: whether it holds. What does not hold was changed by somebody
+    /// else meanwhile (cancelled, agent draining, group full) and must be planned again.
+    ///
+    /// # Errors
+    /// When it cannot be made durable.
+    pub async fn assign(
+        &self,
+        assignments: Vec<Assignment>,
+        now: Timestamp,
+    ) -> Result<Vec<bool>, StoreError> {
+        self.write(move |tx| {
+            Box::pin(async move {
+                let mut held = Vec::with_capacity(assignments.len());
+                for a in assignments {
+                    let (agent, stage) = (a.agent_id.as_str(), a.stage_id.as_str());
+                    let args = args![agent, stage, a.attempt, a.token_hash, now];
+                    let good = tx.execute(sql!("build_stages/assign"), args).await? == 1;
+                    if good {
+                        let args = args![stage, a.attempt + 1, agent, now];
+                        tx.execute(sql!("attempts/insert"), args).await?;
+                    }
+                    held.push(good);
+                }
+                Ok(held)
+            })
+        })
+        .await
+    }
+
+    /// The attempt executes; false when it may not (cancelled or not current).
+    ///
+    /// # Errors
+    /// When it cannot be made durable.
+    pub async fn mark_running(
+        &self,
+        stage: &StageId,
+        attempt: i64,
+        agent: &AgentId,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let (stage, agent) = (stage.to_string(), agent.to_string());
+        self.write(move |tx| {
+            Box::pin(async move {
+                let args = args![&stage, attempt, agent, now];
+                let good = tx.execute(sql!("build_stages/mark_running"), args).await? == 1;
+                if good {
+                    let args = args![&stage, attempt, now];
+                    tx.execute(sql!("attempts/set_started"), args).await?;
+                }
+                Ok(good)
+            })
+        })
+        .await
+    }
+
+    /// Takes back an assignment that the agent never answered or declined; the next one gets the next
+    /// attempt number. False when the attempt went on meanwhile.
+    ///
+    /// # Errors
+    /// When it cannot be made durable.
+    pub async fn take_back(&self, stage: &StageId, attempt: i64) -> Result<bool, StoreError> {
+        let stage = stage.to_string();
+        self.write(move |tx| {
+            Box::pin(async move {
+                let args = args![stage, attempt];
+                Ok(tx.execute(sql!("build_stages/take_back"), args).await? == 1)
+            })
+        })
+        .await
+    }
+
+    /// Every held attempt.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn held_attempts(&self) -> Result<Vec<LiveStage>, StoreError> {
+        self.rows(sql!("build_stages/held"), args![]).await
+    }
+
+    /// The attempts that one agent holds.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn held_by_agent(&self, agent: &AgentId) -> Result<Vec<LiveStage>, StoreError> {
+        self.rows(sql!("build_stages/held_by_agent"), args![agent.as_str()])
+            .await
+    }
+
+    /// The attempts of a build that agents hold.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn held_by_build(&self, build: &BuildId) -> Result<Vec<LiveStage>, StoreError> {
+        self.rows(sql!("build_stages/held_by_build"), args![build.as_str()])
+            .await
+    }
+
+    /// The attempt that a token was made for, while it is held.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn attempt_by_token(&self, hash: &str) -> Result<Option<LiveStage>, StoreError> {
+        self.row(sql!("build_stages/by_token"), args![hash]).await
+    }
+
+    /// Durations of past accepted stages of a repository, newest first: (stage, milliseconds).
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn past_durations(&self, repo: &str) -> Result<Vec<(String, i64)>, StoreError> {
+        let rows: Vec<Duration> = self
+            .rows(sql!("build_stages/expected"), args![repo])
+            .await?;
+        Ok(rows
+            .into_iter()
+            .map(|r| (r.stage_name, r.duration))
+            .collect())
+    }
+}

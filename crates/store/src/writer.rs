@@ -1,0 +1,270 @@
+//! The one writer of a process.
+//!
+//! All writes queue here. The writer takes everything queued, applies each command inside a savepoint
+//! of one transaction, commits, and only then answers everyone. There is no timer: an idle write
+//! costs one commit, and under load the fsync is shared. A command that fails rolls back its own
+//! savepoint and nobody else's.
+
+use futures::future::BoxFuture;
+use sqlx::pool::PoolConnection;
+use sqlx::{PgPool, Postgres, Sqlite, SqlitePool};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::db::Db;
+use crate::error::StoreError;
+use crate::sql::{self, Arg, Rows};
+
+/// Commands waiting for the writer; beyond it callers wait (back-pressure).
+const QUEUE: usize = 1_024;
+/// Commands per transaction, so that nobody waits behind an endless batch.
+const BATCH: usize = 256;
+
+/// A transaction under way.
+pub enum Tx {
+    /// SQLite.
+    Sqlite(PoolConnection<Sqlite>),
+    /// PostgreSQL.
+    Postgres(PoolConnection<Postgres>),
+}
+
+impl Tx {
+    /// Executes a statement; answers with the number of rows it changed.
+    ///
+    /// # Errors
+    /// Whatever the database says.
+    pub async fn execute(
+        &mut self,
+        statement: &'static str,
+        args: Vec<Arg>,
+    ) -> Result<u64, StoreError> {
+        Ok(match self {
+            Self::Sqlite(c) => {
+                let query = sqlx::query_with(statement, sql::sqlite(args)?);
+                query.execute(&mut **c).await?.rows_affected()
+            }
+            Self::Postgres(c) => {
+                let query = sqlx::query_with(statement, sql::postgres(args)?);
+                query.execute(&mut **c).await?.rows_affected()
+            }
+        })
+    }
+
+    /// All rows of a statement.
+    ///
+    /// # Errors
+    /// Whatever the database says.
+    pub async fn rows<T: Rows>(
+        &mut self,
+        statement: &'static str,
+        args: Vec<Arg>,
+    ) -> Result<Vec<T>, StoreError> {
+        Ok(match self {
+            Self::Sqlite(c) => {
+                sqlx::query_as_with(statement, sql::sqlite(args)?)
+                    .fetch_all(&mut **c)
+                    .await?
+            }
+            Self::Postgres(c) => {
+                sqlx::query_as_with(statement, sql::postgres(args)?)
+                    .fetch_all(&mut **c)
+                    .await?
+            }
+        })
+    }
+
+    /// The first row of a statement.
+    ///
+    /// # Errors
+    /// Whatever the database says.
+    pub async fn row<T: Rows>(
+        &mut self,
+        statement: &'static str,
+        args: Vec<Arg>,
+    ) -> Result<Option<T>, StoreError> {
+        Ok(self.rows(statement, args).await?.into_iter().next())
+    }
+
+    async fn control(&mut self, statement: &'static str) -> Result<(), StoreError> {
+        match self {
+            Self::Sqlite(c) => sqlx::raw_sql(statement)
+                .execute(&mut **c)
+                .await
+                .map(|_| ())?,
+            Self::Postgres(c) => sqlx::raw_sql(statement)
+                .execute(&mut **c)
+                .await
+                .map(|_| ())?,
+        }
+        Ok(())
+    }
+}
+
+#[derive(Clone)]
+enum Pool {
+    Sqlite(SqlitePool),
+    Postgres(PgPool),
+}
+
+impl Pool {
+    async fn begin(&self) -> Result<Tx, StoreError> {
+        let (mut tx, begin) = match self {
+            // IMMEDIATE: the lock is taken now, not at the first write, where it could deadlock.
+            Self::Sqlite(pool) => (Tx::Sqlite(pool.acquire().await?), "BEGIN IMMEDIATE"),
+            Self::Postgres(pool) => (Tx::Postgres(pool.acquire().await?), "BEGIN"),
+        };
+        tx.control(begin).await?;
+        Ok(tx)
+    }
+}
+
+trait Command: Send {
+    fn apply<'a>(&'a mut self, tx: &'a mut Tx) -> BoxFuture<'a, bool>;
+    fn settle(self: Box<Self>, committed: Result<(), StoreError>);
+}
+
+struct Write<T, F> {
+    body: Option<F>,
+    result: Option<Result<T, StoreError>>,
+    answer: oneshot::Sender<Result<T, StoreError>>,
+}
+
+impl<T, F> Command for Write<T, F>
+where
+    T: Send,
+    F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, StoreError>> + Send,
+{
+    fn apply<'a>(&'a mut self, tx: &'a mut Tx) -> BoxFuture<'a, bool> {
+        Box::pin(async move {
+            let Some(body) = self.body.take() else {
+                return false;
+            };
+            let result = body(tx).await;
+            let good = result.is_ok();
+            self.result = Some(result);
+            good
+        })
+    }
+
+    fn settle(self: Box<Self>, committed: Result<(), StoreError>) {
+        let outcome = match (committed, self.result) {
+            (_, Some(Err(error))) => Err(error),
+            (Ok(()), Some(Ok(value))) => Ok(value),
+            (Err(error), _) => Err(error),
+            (Ok(()), None) => Err(StoreError::Unavailable(
+                "the write was not tried".to_owned(),
+            )),
+        };
+        // The caller may have gone; the write stands all the same.
+        let _gone = self.answer.send(outcome);
+    }
+}
+
+/// The door to the writer. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Writer {
+    queue: mpsc::Sender<Box<dyn Command>>,
+}
+
+impl Writer {
+    pub(crate) fn sqlite(pool: SqlitePool) -> Self {
+        Self::start(Pool::Sqlite(pool))
+    }
+
+    pub(crate) fn postgres(pool: PgPool) -> Self {
+        Self::start(Pool::Postgres(pool))
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the store imports core only; ends by itself"
+    )]
+    fn start(pool: Pool) -> Self {
+        let (queue, commands) = mpsc::channel(QUEUE);
+        tokio::spawn(serve(pool, commands));
+        Self { queue }
+    }
+
+    /// Waits until everything queued so far was answered.
+    pub(crate) async fn close(&self) {
+        let (answer, done) = oneshot::channel();
+        let body =
+            |_: &mut Tx| -> BoxFuture<'_, Result<(), StoreError>> { Box::pin(async { Ok(()) }) };
+        let barrier = Write {
+            body: Some(body),
+            result: None,
+            answer,
+        };
+        if self.queue.send(Box::new(barrier)).await.is_ok() {
+            let _answered = done.await;
+        }
+    }
+}
+
+async fn serve(pool: Pool, mut commands: mpsc::Receiver<Box<dyn Command>>) {
+    let mut batch: Vec<Box<dyn Command>> = Vec::with_capacity(BATCH);
+    while commands.recv_many(&mut batch, BATCH).await > 0 {
+        let committed = match transaction(&pool, &mut batch).await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                tracing::warn!(%error, commands = batch.len(), "a batch of writes failed");
+                Err(error.to_string())
+            }
+        };
+        for command in batch.drain(..) {
+            command.settle(committed.clone().map_err(StoreError::Unavailable));
+        }
+    }
+}
+
+async fn transaction(pool: &Pool, batch: &mut [Box<dyn Command>]) -> Result<(), StoreError> {
+    let mut tx = pool.begin().await?;
+    let outcome = apply_all(&mut tx, batch).await;
+    if outcome.is_err() {
+        // A connection in an unknown state must not serve the next batch inside this transaction.
+        let _rolled_back = tx.control("ROLLBACK").await;
+        return outcome;
+    }
+    match tx.control("COMMIT").await {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            let _rolled_back = tx.control("ROLLBACK").await;
+            Err(error)
+        }
+    }
+}
+
+async fn apply_all(tx: &mut Tx, batch: &mut [Box<dyn Command>]) -> Result<(), StoreError> {
+    for command in batch {
+        tx.control("SAVEPOINT command").await?;
+        let end = if command.apply(tx).await {
+            "RELEASE SAVEPOINT command"
+        } else {
+            "ROLLBACK TO SAVEPOINT command; RELEASE SAVEPOINT command"
+        };
+        tx.control(end).await?;
+    }
+    Ok(())
+}
+
+impl Db {
+    /// Queues one write and waits until it is durable.
+    pub(crate) async fn write<T, F>(&self, body: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, StoreError>> + Send + 'static,
+    {
+        let (answer, done) = oneshot::channel();
+        let command = Write {
+            body: Some(body),
+            result: None,
+            answer,
+        };
+        let gone = || StoreError::Unavailable("the writer has stopped".to_owned());
+        self.writer()
+            .queue
+            .send(Box::new(command))
+            .await
+            .map_err(|_| gone())?;
+        done.await.map_err(|_| gone())?
+    }
+}
