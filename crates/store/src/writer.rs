@@ -184,18 +184,31 @@ impl Writer {
         Self { queue }
     }
 
-    /// Waits until everything queued so far was answered.
-    pub(crate) async fn close(&self) {
+    /// Queues one write and waits until it is durable.
+    async fn submit<T, F>(&self, body: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, StoreError>> + Send + 'static,
+    {
         let (answer, done) = oneshot::channel();
-        let body =
-            |_: &mut Tx| -> BoxFuture<'_, Result<(), StoreError>> { Box::pin(async { Ok(()) }) };
-        let barrier = Write {
+        let command = Write {
             body: Some(body),
             result: None,
             answer,
         };
-        if self.queue.send(Box::new(barrier)).await.is_ok() {
-            let _answered = done.await;
+        let gone = || StoreError::Unavailable("the writer has stopped".to_owned());
+        self.queue
+            .send(Box::new(command))
+            .await
+            .map_err(|_| gone())?;
+        done.await.map_err(|_| gone())?
+    }
+
+    /// Waits until everything queued so far was answered.
+    pub(crate) async fn close(&self) {
+        let barrier = self.submit(|_| Box::pin(async { Ok(()) })).await;
+        if let Err(error) = barrier {
+            tracing::debug!(%error, "nothing left to wait for");
         }
     }
 }
@@ -253,18 +266,6 @@ impl Db {
         T: Send + 'static,
         F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, StoreError>> + Send + 'static,
     {
-        let (answer, done) = oneshot::channel();
-        let command = Write {
-            body: Some(body),
-            result: None,
-            answer,
-        };
-        let gone = || StoreError::Unavailable("the writer has stopped".to_owned());
-        self.writer()
-            .queue
-            .send(Box::new(command))
-            .await
-            .map_err(|_| gone())?;
-        done.await.map_err(|_| gone())?
+        self.writer().submit(body).await
     }
 }
