@@ -8,7 +8,6 @@ pub mod convert;
 /// The generated messages and services of package `slipway.v1`.
 #[expect(
     missing_docs,
-    unreachable_pub,
     clippy::pedantic,
     reason = "generated; documented in the .proto files"
 )]

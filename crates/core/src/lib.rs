@@ -12,3 +12,4 @@ pub mod digest;
 pub mod id;
 pub mod pipeline;
 pub mod time;
+pub mod trigger;
