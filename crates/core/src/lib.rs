@@ -10,6 +10,8 @@
 pub mod build;
 pub mod digest;
 pub mod id;
+pub mod lease;
 pub mod pipeline;
+pub mod queue;
 pub mod time;
 pub mod trigger;
