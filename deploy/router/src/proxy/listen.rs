@@ -144,6 +144,7 @@ async fn serve(
         .timer(TokioTimer::new())
         .header_read_timeout(proxy.limits.header_timeout())
         .max_buf_size(HEAD_MAX)
+        .max_header_size(HEAD_MAX)
         .max_headers(HEADERS_MAX);
     let service = service_fn(move |request: Request<Incoming>| {
         let (proxy, listen) = (proxy.clone(), Arc::clone(&listen));
