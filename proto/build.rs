@@ -15,10 +15,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .collect();
     let descriptors = protox::compile(&files, ["."])?;
     let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
-    std::fs::write(
-        out.join("slipway.bin"),
-        descriptors.encode_to_vec(),
-    )?;
+    std::fs::write(out.join("slipway.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure().compile_fds(descriptors)?;
     Ok(())
 }

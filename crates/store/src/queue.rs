@@ -37,6 +37,7 @@ pub struct QueueRow {
     pub build_group: Option<String>,
     pub build_group_limit: i64,
     pub build_created: i64,
+    pub build_status: String,
 }
 
 /// A held attempt.

@@ -105,9 +105,9 @@ pub struct AttemptRow {
 }
 
 #[derive(sqlx::FromRow)]
-struct Ended {
-    build_id: String,
-    state: String,
+pub(crate) struct Ended {
+    pub(crate) build_id: String,
+    pub(crate) state: String,
 }
 
 #[derive(sqlx::FromRow)]
@@ -142,67 +142,11 @@ impl Db {
         self.write(move |tx| Box::pin(finish(tx, result))).await
     }
 
-    /// Ends a held attempt that was lost. `to` is `ready` (queued again), `failed` or `unknown`.
-    /// `None` when it was not held any more.
-    ///
-    /// # Errors
-    /// When it cannot be made durable.
-    pub async fn lose_attempt(
-        &self,
-        stage: &StageId,
-        attempt: i64,
-        to: StageState,
-        reason: &str,
-        lost_agents: String,
-        not_before: Timestamp,
-        now: Timestamp,
-    ) -> Result<Option<BuildChange>, StoreError> {
-        let (stage, reason) = (stage.to_string(), reason.to_owned());
-        self.write(move |tx| {
-            Box::pin(async move {
-                let args = args![
-                    &stage,
-                    attempt,
-                    to.as_str(),
-                    &reason,
-                    lost_agents,
-                    not_before,
-                    now
-                ];
-                let ended: Option<Ended> = tx.row(sql!("build_stages/lose"), args).await?;
-                let Some(ended) = ended else { return Ok(None) };
-                let spent = [None::<i64>, None, None];
-                let args = args![
-                    &stage,
-                    attempt,
-                    now,
-                    "lost",
-                    &reason,
-                    "",
-                    None::<i64>,
-                    spent[0],
-                    spent[1],
-                    spent[2]
-                ];
-                tx.execute(sql!("attempts/finish"), args).await?;
-                tx.execute(sql!("build_stages/mark_superseded"), args![&stage])
-                    .await?;
-                let mut change = settle(tx, &ended.build_id, now).await?;
-                if ended.state == "ready" {
-                    change.ready.push(stage);
-                }
-                Ok(Some(change))
-            })
-        })
-        .await
-    }
-
     /// Cancels a build: waiting and ready stages end now, held ones are marked. Answers with the held
     /// attempts to be told (stage, attempt, agent) and the build's change.
     ///
     /// # Errors
     /// `NotFound`, or when it cannot be made durable.
-    #[expect(clippy::type_complexity, reason = "two plain lists, named in the doc")]
     pub async fn cancel_build(
         &self,
         build: &BuildId,
@@ -476,7 +420,11 @@ pub(crate) async fn cancel(
 }
 
 /// Asks core what follows from the stages' states and writes it.
-async fn settle(tx: &mut Tx, build: &str, now: Timestamp) -> Result<BuildChange, StoreError> {
+pub(crate) async fn settle(
+    tx: &mut Tx,
+    build: &str,
+    now: Timestamp,
+) -> Result<BuildChange, StoreError> {
     // Two stages of one build may end at once on PostgreSQL: the build's row puts them in order.
     tx.execute(sql!("builds/lock"), args![build]).await?;
     let graph: Vec<Graph> = tx.rows(sql!("build_stages/graph"), args![build]).await?;

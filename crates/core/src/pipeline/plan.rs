@@ -15,6 +15,8 @@ pub struct Plan {
     pub stages: Vec<PlannedStage>,
     /// The deploy section, when there is one.
     pub deploy: Option<DeploySpec>,
+    /// Variables of every stage, with the values of this start.
+    pub variables: BTreeMap<String, String>,
     /// Build-wide concurrency group, with its limit.
     pub group: Option<Group>,
     /// Whether a newer build of the same ref ends this one.
@@ -62,6 +64,10 @@ pub struct PlannedStage {
     pub labels: BTreeMap<String, String>,
     /// Concurrency group of this stage.
     pub group: Option<Group>,
+    /// The stage of the file that this is one combination of.
+    pub matrix_of: Option<String>,
+    /// Whether a failure cancels the other combinations.
+    pub fail_fast: bool,
     /// Repetitions after the user's own failures.
     pub retry: Retry,
     /// What the agent executes.

@@ -1,0 +1,682 @@
+//! The grammar of the pipeline file as data: the one list of keys from which the check, the messages
+//! and the JSON Schema all come. Every key has one spelling; what other systems call it is a hint.
+
+/// The kind of value that a key takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Kind {
+    /// A text.
+    Text,
+    /// A text, boolean or whole number, kept as written.
+    Scalar,
+    Bool,
+    /// A whole number within bounds.
+    Int(i64, i64),
+    /// A number within bounds.
+    Number(f64, f64),
+    /// `1h30m`.
+    Duration,
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// A list of this, or one of it.
+    Many(&'static Kind),
+    /// A list of this.
+    List(&'static Kind),
+    /// A map with free keys.
+    MapOf(&'static Kind),
+    /// A map with known keys.
+    Table(&'static Table),
+    /// Either of two kinds.
+    Either(&'static Kind, &'static Kind),
+    /// Nothing at all, or this.
+    Maybe(&'static Kind),
+    /// Anything: checked elsewhere.
+    Any,
+}
+
+/// A map with known keys.
+#[derive(Debug)]
+pub(super) struct Table {
+    /// What it describes, for messages: "stage".
+    pub(super) name: &'static str,
+    pub(super) keys: &'static [Key],
+    /// What other systems write → what to write here.
+    pub(super) foreign: &'static [(&'static str, &'static str)],
+    /// Keys that begin so are free (anchors).
+    pub(super) free_prefix: Option<&'static str>,
+}
+
+/// One known key.
+#[derive(Debug)]
+pub(super) struct Key {
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+    pub(super) required: bool,
+    pub(super) doc: &'static str,
+}
+
+const fn key(name: &'static str, kind: Kind, doc: &'static str) -> Key {
+    Key {
+        name,
+        kind,
+        required: false,
+        doc,
+    }
+}
+
+const fn must(name: &'static str, kind: Kind, doc: &'static str) -> Key {
+    Key {
+        name,
+        kind,
+        required: true,
+        doc,
+    }
+}
+
+const fn table(name: &'static str, keys: &'static [Key]) -> Table {
+    Table {
+        name,
+        keys,
+        foreign: &[],
+        free_prefix: None,
+    }
+}
+
+const TEXTS: Kind = Kind::Many(&Kind::Text);
+const EVENTS: &[&str] = &["push", "pull_request", "tag", "release", "cron", "manual"];
+
+static FILTER: Table = table(
+    "filter",
+    &[
+        key("branches", TEXTS, "Branches, as globs."),
+        key("tags", TEXTS, "Tags, as globs."),
+        key("paths", TEXTS, "Changed files, as globs."),
+    ],
+);
+static CRON: Table = table(
+    "cron entry",
+    &[
+        must("name", Kind::Text, "Its name, for `when: {cron: …}`."),
+        must("schedule", Kind::Text, "Five cron fields."),
+        key("timezone", Kind::Word(&["UTC"]), "UTC."),
+    ],
+);
+static ON: Table = table(
+    "`on`",
+    &[
+        key(
+            "push",
+            Kind::Maybe(&Kind::Table(&FILTER)),
+            "Pushes to branches.",
+        ),
+        key(
+            "pull_request",
+            Kind::Maybe(&Kind::Table(&FILTER)),
+            "Pull requests.",
+        ),
+        key("tag", Kind::Maybe(&Kind::Table(&FILTER)), "New tags."),
+        key(
+            "release",
+            Kind::Maybe(&Kind::Table(&FILTER)),
+            "Published releases.",
+        ),
+        key("cron", Kind::List(&Kind::Table(&CRON)), "Schedules."),
+        key(
+            "manual",
+            Kind::Maybe(&Kind::Table(&FILTER)),
+            "Started by a person.",
+        ),
+    ],
+);
+
+static FROM_SECRET: Table = table(
+    "secret",
+    &[must(
+        "from_secret",
+        Kind::Text,
+        "Name of a secret of this project.",
+    )],
+);
+const VALUE: Kind = Kind::Either(&Kind::Scalar, &Kind::Table(&FROM_SECRET));
+static SERVICE: Table = table(
+    "service",
+    &[
+        must("image", Kind::Text, "Container image."),
+        key("environment", Kind::MapOf(&VALUE), "Variables."),
+        key(
+            "ready",
+            Kind::Text,
+            "Command that succeeds once the service is ready.",
+        ),
+        key("command", TEXTS, "Replaces the image's command."),
+    ],
+);
+static NEED: Table = table(
+    "need",
+    &[
+        must("stage", Kind::Text, "Name of the needed stage."),
+        key(
+            "optional",
+            Kind::Bool,
+            "A skipped need does not skip this stage.",
+        ),
+    ],
+);
+static CONDITION: Table = Table {
+    name: "condition",
+    keys: &[
+        key("event", Kind::Many(&Kind::Word(EVENTS)), "Causes."),
+        key("branch", TEXTS, "Branches, as globs."),
+        key("tag", TEXTS, "Tags, as globs."),
+        key("ref", TEXTS, "Full refs, as globs."),
+        key("path", TEXTS, "Changed files, as globs."),
+        key("cron", TEXTS, "Names of schedules."),
+        key(
+            "status",
+            Kind::Many(&Kind::Word(&["success", "failure"])),
+            "Outcome of the needs.",
+        ),
+        key("if", Kind::Text, "A CEL expression that must be true."),
+    ],
+    foreign: &[
+        ("branches", "branch"),
+        ("paths", "path"),
+        ("changes", "path"),
+        ("evaluate", "if"),
+    ],
+    free_prefix: None,
+};
+static MATRIX: Table = Table {
+    name: "matrix",
+    keys: &[
+        key(
+            "include",
+            Kind::List(&Kind::MapOf(&Kind::Scalar)),
+            "Combinations added.",
+        ),
+        key(
+            "exclude",
+            Kind::List(&Kind::MapOf(&Kind::Scalar)),
+            "Combinations left out.",
+        ),
+        key("fail_fast", Kind::Bool, "One failure cancels the others."),
+        key("max_parallel", Kind::Int(1, 500), "How many at once."),
+    ],
+    foreign: &[],
+    free_prefix: Some(""),
+};
+static CACHE: Table = Table {
+    name: "cache",
+    keys: &[
+        must("key", Kind::Text, "Exact key."),
+        key("restore_keys", TEXTS, "Prefixes tried in order."),
+        must("paths", TEXTS, "Folders to keep."),
+    ],
+    foreign: &[
+        ("fallback_keys", "restore_keys"),
+        ("restore-keys", "restore_keys"),
+        ("path", "paths"),
+    ],
+    free_prefix: None,
+};
+const PERCENT: Kind = Kind::Number(0.0, 100.0);
+static COVERAGE: Table = table(
+    "coverage",
+    &[
+        key("lcov", Kind::Text, "Path of an LCOV tracefile."),
+        key("cobertura", Kind::Text, "Path of a Cobertura report."),
+        key("min", PERCENT, "The stage fails below this percentage."),
+        key(
+            "max_drop",
+            PERCENT,
+            "The stage fails when coverage drops by more points.",
+        ),
+    ],
+);
+static REPORTS: Table = table(
+    "reports",
+    &[
+        key("junit", TEXTS, "JUnit XML reports."),
+        key(
+            "coverage",
+            Kind::Many(&Kind::Table(&COVERAGE)),
+            "Coverage reports.",
+        ),
+    ],
+);
+static ARTIFACTS: Table = Table {
+    name: "artifacts",
+    keys: &[
+        key(
+            "paths",
+            TEXTS,
+            "Globs; `=` must match, `%` may change, `!` left out.",
+        ),
+        key("expire_in", Kind::Duration, "How long they are kept."),
+        key(
+            "reports",
+            Kind::Table(&REPORTS),
+            "Reports that the stage promises.",
+        ),
+    ],
+    foreign: &[
+        ("name", "paths"),
+        ("junit", "reports: {junit: …}"),
+        ("expire-in", "expire_in"),
+    ],
+    free_prefix: None,
+};
+static RETRY: Table = table(
+    "retry",
+    &[
+        key("max", Kind::Int(0, 2), "At most this often more."),
+        key(
+            "when",
+            Kind::Many(&Kind::Word(&["failure", "timeout"])),
+            "After what.",
+        ),
+        key(
+            "exit_codes",
+            Kind::Many(&Kind::Int(1, 255)),
+            "Only after these exit codes.",
+        ),
+    ],
+);
+static CONCURRENCY: Table = table(
+    "concurrency",
+    &[
+        must("group", Kind::Text, "Name of the group."),
+        key("limit", Kind::Int(1, 1_000), "How many at once."),
+        key(
+            "cancel_superseded",
+            Kind::Bool,
+            "A newer build of the same ref ends older ones.",
+        ),
+    ],
+);
+static INPUTS: Table = table(
+    "memoize",
+    &[key("inputs", TEXTS, "Globs of the files that matter.")],
+);
+static BUILD: Table = Table {
+    name: "build",
+    keys: &[
+        key(
+            "dockerfile",
+            Kind::Text,
+            "Path of the Dockerfile, in the context.",
+        ),
+        key("context", Kind::Text, "Folder that is sent to the builder."),
+        must("tags", TEXTS, "Full references, with the image registry."),
+        key("push", Kind::Bool, "Whether to push."),
+        key("platforms", TEXTS, "For example linux/amd64."),
+        key("args", Kind::MapOf(&Kind::Scalar), "Build arguments."),
+        key(
+            "secrets",
+            Kind::MapOf(&Kind::Table(&FROM_SECRET)),
+            "Build secrets by id.",
+        ),
+    ],
+    foreign: &[
+        ("file", "dockerfile"),
+        ("repo", "tags"),
+        ("build_args", "args"),
+    ],
+    free_prefix: None,
+};
+static CLONE: Table = table(
+    "clone",
+    &[
+        key(
+            "depth",
+            Kind::Int(0, 1_000_000),
+            "Commits of history; 0 = all.",
+        ),
+        key("submodules", Kind::Bool, "Fetch submodules."),
+        key("lfs", Kind::Bool, "Fetch LFS objects."),
+    ],
+);
+
+/// A stage, and (with `clone`) the `defaults`.
+macro_rules! stage_keys {
+    ($($more:expr),* $(,)?) => { &[
+        key("image", Kind::Text, "Container image."),
+        key("commands", TEXTS, "Shell lines; the first that fails ends the stage."),
+        key("services", Kind::MapOf(&Kind::Table(&SERVICE)), "Containers beside it, by host name."),
+        key("environment", Kind::MapOf(&VALUE), "Variables."),
+        key("needs", Kind::Many(&Kind::Either(&Kind::Text, &Kind::Table(&NEED))), "Stages before it."),
+        key("when", Kind::Many(&Kind::Table(&CONDITION)), "Any of these conditions."),
+        key("matrix", Kind::Table(&MATRIX), "One stage per combination."),
+        key("cache", Kind::Many(&Kind::Table(&CACHE)), "Folders kept between builds."),
+        key("artifacts", Kind::Table(&ARTIFACTS), "Files to keep."),
+        key("timeout", Kind::Duration, "Ends the stage when it takes longer."),
+        key("retry", Kind::Table(&RETRY), "Repetitions after failures."),
+        key("idempotent", Kind::Bool, "May be repeated although it holds secrets."),
+        key("failure", Kind::Word(&["ignore"]), "`ignore`: failing does not fail the build."),
+        key("labels", Kind::MapOf(&Kind::Scalar), "Labels that an agent must match."),
+        key("priority", Kind::Int(0, 9), "Higher first, inside the project."),
+        key("concurrency", Kind::Table(&CONCURRENCY), "A limit on what executes at once."),
+        key("memoize", Kind::Either(&Kind::Bool, &Kind::Table(&INPUTS)), "Reuse of equal results."),
+        key("sandbox", Kind::Word(&["standard", "strict", "trusted"]), "How much it may."),
+        key("build", Kind::Table(&BUILD), "Builds an image instead of executing commands."),
+        $($more),*
+    ] };
+}
+
+const STAGE_FOREIGN: &[(&str, &str)] = &[
+    ("script", "GitLab's `script` is `commands` here"),
+    ("before_script", "put the lines first in `commands`"),
+    ("after_script", "put the lines last in `commands`"),
+    ("run", "`run` is `commands` here"),
+    (
+        "steps",
+        "a stage has `commands`; further stages go under `stages`",
+    ),
+    ("container", "`container.image` is `image` here"),
+    ("docker", "`docker: - image` is `image` here"),
+    ("variables", "variables of a stage are its `environment`"),
+    ("env", "`env` is `environment` here"),
+    (
+        "secrets",
+        "write `environment: {NAME: {from_secret: name}}`",
+    ),
+    ("depends_on", "`depends_on` is `needs` here"),
+    ("requires", "`requires` is `needs` here"),
+    ("wait", "`wait` is `needs` here"),
+    ("rules", "`rules` is `when` here"),
+    ("if", "write `when: [{if: …}]`"),
+    ("only", "`only` is `when` here"),
+    ("except", "`except` is `when` here"),
+    ("filters", "`filters` is `when` here"),
+    ("if_changed", "write `when: [{path: …}]`"),
+    ("parallel", "`parallel.matrix` is `matrix` here"),
+    ("strategy", "`strategy.matrix` is `matrix` here"),
+    ("parallelism", "use `matrix`"),
+    ("save_cache", "`save_cache` is `cache` here"),
+    ("artifact_paths", "write `artifacts: {paths: …}`"),
+    (
+        "store_test_results",
+        "write `artifacts: {reports: {junit: …}}`",
+    ),
+    ("timeout-minutes", "write `timeout: 30m`"),
+    ("timeout_in_minutes", "write `timeout: 30m`"),
+    ("allow_failure", "write `failure: ignore`"),
+    ("continue-on-error", "write `failure: ignore`"),
+    ("soft_fail", "write `failure: ignore`"),
+    ("tags", "labels of agents are `labels` here"),
+    ("runs-on", "labels of agents are `labels` here"),
+    ("agents", "labels of agents are `labels` here"),
+    ("resource_class", "labels of agents are `labels` here"),
+    ("platform", "labels of agents are `labels` here"),
+    ("resource_group", "write `concurrency: {group: …}`"),
+    (
+        "interruptible",
+        "write `concurrency: {cancel_superseded: true}`",
+    ),
+    ("privileged", "no stage is privileged; see `sandbox`"),
+    ("uses", "there are no plugins: use `image` and `commands`"),
+    (
+        "settings",
+        "there are no plugins: use `image` and `commands`",
+    ),
+    ("extends", "use YAML anchors under an `x-…` key"),
+    (
+        "include",
+        "a file is self-contained; use YAML anchors under an `x-…` key",
+    ),
+    ("stage", "there is no phase list: order is `needs` alone"),
+    (
+        "volumes",
+        "host folders cannot be mounted; the workspace passes from stage to stage",
+    ),
+];
+
+static STAGE: Table = Table {
+    name: "stage",
+    keys: stage_keys!(),
+    foreign: STAGE_FOREIGN,
+    free_prefix: None,
+};
+static DEFAULTS: Table = Table {
+    name: "`defaults`",
+    keys: stage_keys!(key(
+        "clone",
+        Kind::Table(&CLONE),
+        "How the commit is fetched."
+    )),
+    foreign: STAGE_FOREIGN,
+    free_prefix: None,
+};
+
+static HTTP_CHECK: Table = table(
+    "HTTP check",
+    &[
+        must("path", Kind::Text, "Path with query."),
+        key("expect", Kind::Int(100, 599), "Expected status."),
+        key("contains", Kind::Text, "Text that the body must contain."),
+        key("within", Kind::Duration, "Slower is a failure."),
+    ],
+);
+static SMOKE: Table = table(
+    "smoke check",
+    &[
+        key("http", Kind::Table(&HTTP_CHECK), "A request."),
+        key("image", Kind::Text, "Image of a container that checks."),
+        key("commands", TEXTS, "Its shell lines."),
+        key("timeout", Kind::Duration, "Ends it when it takes longer."),
+    ],
+);
+static STEP: Table = table(
+    "step",
+    &[
+        must(
+            "weight",
+            Kind::Number(0.01, 100.0),
+            "Share of the new version, percent.",
+        ),
+        key("bake", Kind::Duration, "How long gates look."),
+        key(
+            "approval",
+            Kind::Bool,
+            "Whether a person must agree before the next step.",
+        ),
+    ],
+);
+static APPROVAL: Table = table(
+    "approval",
+    &[
+        key("groups", TEXTS, "Whose members may approve."),
+        key(
+            "min_approvals",
+            Kind::Int(1, 10),
+            "How many different people.",
+        ),
+        key(
+            "approver_not_initiator",
+            Kind::Bool,
+            "Nobody approves their own.",
+        ),
+        key(
+            "expiry",
+            Kind::Duration,
+            "The question is void after this time.",
+        ),
+    ],
+);
+static RESOURCES: Table = table(
+    "resources",
+    &[
+        key("memory", Kind::Text, "For example 512MiB."),
+        key("cpus", Kind::Number(0.01, 1_024.0), "Processors."),
+    ],
+);
+static ENVIRONMENT: Table = table(
+    "environment",
+    &[
+        key(
+            "when",
+            Kind::Many(&Kind::Table(&CONDITION)),
+            "Which builds go there.",
+        ),
+        key(
+            "after",
+            TEXTS,
+            "Environments that must have succeeded first.",
+        ),
+        key("target", Kind::Text, "Registered on the server."),
+        key(
+            "trigger",
+            Kind::Word(&["auto", "manual"]),
+            "Whether a passed build goes there by itself.",
+        ),
+        key(
+            "strategy",
+            Kind::Word(&["canary", "blue-green", "rolling"]),
+            "How traffic moves.",
+        ),
+        key("steps", Kind::List(&Kind::Table(&STEP)), "Canary steps."),
+        key("gates", Kind::Any, "What is watched."),
+        key(
+            "smoke",
+            Kind::Many(&Kind::Table(&SMOKE)),
+            "Checks before traffic.",
+        ),
+        key(
+            "approval",
+            Kind::Either(&Kind::Bool, &Kind::Table(&APPROVAL)),
+            "Who must agree.",
+        ),
+        key(
+            "on_failure",
+            Kind::Word(&["rollback", "hold"]),
+            "What a failure leads to.",
+        ),
+        key(
+            "on_inconclusive",
+            Kind::Word(&["pause", "rollback", "proceed"]),
+            "What doubt leads to.",
+        ),
+        key(
+            "on_unproven",
+            Kind::Word(&["proceed", "pause"]),
+            "What too little traffic leads to.",
+        ),
+        key("watch", Kind::Duration, "Watch time after the switch."),
+        key(
+            "retain_old",
+            Kind::Duration,
+            "How long the old version stays warm.",
+        ),
+        key("drain", Kind::Duration, "How long open requests may take."),
+        key("replicas", Kind::Int(1, 100), "Instances."),
+        key(
+            "environment",
+            Kind::MapOf(&VALUE),
+            "Variables of the service.",
+        ),
+        key(
+            "resources",
+            Kind::Table(&RESOURCES),
+            "Limits of an instance.",
+        ),
+        key(
+            "max_surge",
+            Kind::Int(0, 100),
+            "Rolling: instances above the count, percent.",
+        ),
+        key(
+            "max_unavailable",
+            Kind::Int(0, 100),
+            "Rolling: instances below the count, percent.",
+        ),
+        key("stickiness", Kind::Text, "auto, header:<name>, ip or none."),
+        key(
+            "hold",
+            Kind::Bool,
+            "The router queues requests during the switch.",
+        ),
+        key(
+            "require_staging",
+            Kind::Bool,
+            "The digest must have succeeded in `after` first.",
+        ),
+        key("require_provenance", Kind::Any, "Who must have built it."),
+    ],
+);
+static HEALTH: Table = table("health", &[key("path", Kind::Text, "HTTP path.")]);
+static DEPLOY: Table = Table {
+    name: "deploy",
+    keys: &[
+        must("service", Kind::Text, "The service's name."),
+        must("image", Kind::Text, "Usually `${{ stages.<name>.image }}`."),
+        must("port", Kind::Int(1, 65_535), "The port it listens on."),
+        key("replicas", Kind::Int(1, 100), "Instances."),
+        key("health", Kind::Table(&HEALTH), "How to see that it works."),
+        must(
+            "environments",
+            Kind::MapOf(&Kind::Table(&ENVIRONMENT)),
+            "Where it goes.",
+        ),
+    ],
+    foreign: &[],
+    free_prefix: None,
+};
+
+/// The whole file.
+pub(super) static FILE: Table = Table {
+    name: "file",
+    keys: &[
+        must("version", Kind::Int(1, 1), "1."),
+        key(
+            "on",
+            Kind::Either(&Kind::Table(&ON), &Kind::Many(&Kind::Word(EVENTS))),
+            "What starts a build.",
+        ),
+        key(
+            "variables",
+            Kind::MapOf(&Kind::Scalar),
+            "Variables of every stage.",
+        ),
+        key(
+            "defaults",
+            Kind::Table(&DEFAULTS),
+            "Keys of every stage that does not set them.",
+        ),
+        key(
+            "concurrency",
+            Kind::Table(&CONCURRENCY),
+            "A limit on what executes at once.",
+        ),
+        must(
+            "stages",
+            Kind::MapOf(&Kind::Table(&STAGE)),
+            "The stages, by name.",
+        ),
+        key("deploy", Kind::Table(&DEPLOY), "Where the image goes."),
+    ],
+    foreign: &[
+        ("jobs", "`jobs` is `stages` here"),
+        ("steps", "`steps` is `stages` here: a map by name"),
+        ("pipeline", "`pipeline` is `stages` here"),
+        (
+            "workflows",
+            "`workflows` is `stages` here: order is `needs`",
+        ),
+        ("image", "write `defaults: {image: …}`"),
+        ("default", "`default` is `defaults` here"),
+        ("env", "`env` is `variables` here"),
+        (
+            "environment",
+            "variables are `variables`; places are `deploy.environments`",
+        ),
+        (
+            "include",
+            "a file is self-contained; use YAML anchors under an `x-…` key",
+        ),
+        ("extends", "use YAML anchors under an `x-…` key"),
+        ("trigger", "`trigger` is `on` here"),
+        ("when", "`when` belongs to a stage; the file has `on`"),
+        ("services", "services belong to a stage"),
+        ("clone", "write `defaults: {clone: …}`"),
+    ],
+    free_prefix: Some("x-"),
+};

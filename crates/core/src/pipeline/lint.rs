@@ -1,0 +1,82 @@
+//! Warnings: a file that can be used, but that somebody should look at.
+
+use super::mistake::{At, Mistake};
+use super::plan::{EnvValue, Plan, PlannedStage, Sandbox};
+use super::tree::Node;
+
+/// The warnings of a file.
+pub(super) fn warnings(file: &Node, plan: &Plan) -> Vec<Mistake> {
+    plan.stages
+        .iter()
+        .flat_map(|stage| {
+            let name = stage.matrix_of.as_deref().unwrap_or(&stage.name);
+            let node = file.get("stages").and_then(|s| s.get(name));
+            let place = |key: &str| {
+                node.and_then(|s| s.get(key))
+                    .or(node)
+                    .map_or(At::START, |n| n.at)
+            };
+            let mut out = Vec::new();
+            out.extend(floating_image(stage, place("image")));
+            out.extend(trusted(stage, place("sandbox")));
+            out.extend(secret_once(stage, name, place("environment")));
+            out.extend(unmentioned_reports(stage, name, place("artifacts")));
+            out
+        })
+        .collect()
+}
+
+fn floating_image(stage: &PlannedStage, at: At) -> Option<Mistake> {
+    let image = &stage.spec.image;
+    let last = image.rsplit('/').next().unwrap_or_default();
+    let untagged = !image.is_empty() && !image.contains('@') && !last.contains(':');
+    (untagged || image.ends_with(":latest")).then(|| {
+        Mistake::warning("SLP0201", at, format!("`{image}` names no version"))
+            .because("the same commit may give another result tomorrow")
+            .fix("name a version, or a digest")
+    })
+}
+
+fn trusted(stage: &PlannedStage, at: At) -> Option<Mistake> {
+    (stage.spec.sandbox == Sandbox::Trusted).then(|| {
+        Mistake::warning("SLP0202", at, "asks for the trusted sandbox")
+            .because("an administrator must allow it for this project")
+    })
+}
+
+fn secret_once(stage: &PlannedStage, name: &str, at: At) -> Option<Mistake> {
+    let secret = stage
+        .spec
+        .environment
+        .iter()
+        .find(|(_, value)| matches!(value, EnvValue::FromSecret(_)))
+        .map_or("the secret", |(variable, _)| variable.as_str());
+    stage.at_most_once.then(|| {
+        let what = format!("stage `{name}` holds a secret and is executed at most once");
+        Mistake::warning("SLP0203", at, what)
+            .because(format!(
+                "{secret} may have effects outside; if its agent is lost, a person decides"
+            ))
+            .fix("set `idempotent: true` if repeating it is harmless")
+    })
+}
+
+fn unmentioned_reports(stage: &PlannedStage, name: &str, at: At) -> Vec<Mistake> {
+    let coverage = stage.spec.coverage.iter().map(|c| &c.path);
+    stage
+        .spec
+        .junit
+        .iter()
+        .chain(coverage)
+        .filter(|path| {
+            let file_name = path.rsplit('/').next().unwrap_or(path);
+            let plain = !path.contains(['*', '?', '[']);
+            plain && !stage.spec.commands.iter().any(|c| c.contains(file_name))
+        })
+        .map(|path| {
+            let what = format!("no command of `{name}` mentions `{path}`");
+            Mistake::warning("SLP0204", at, what)
+                .because("a promised report that is absent is shown as missing")
+        })
+        .collect()
+}

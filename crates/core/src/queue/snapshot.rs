@@ -1,0 +1,132 @@
+//! What placement looks at: stages that wait, stages that are held, agents, and how much each
+//! repository has used.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::id::{AgentId, BuildId, RepoId, StageId};
+use crate::pipeline::Group;
+use crate::time::Timestamp;
+
+/// A stage that may be given to an agent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Waiting {
+    /// Which stage.
+    pub stage: StageId,
+    /// The attempt number before the assignment: the fence.
+    pub attempt: u32,
+    /// Its build.
+    pub build: BuildId,
+    /// Its repository.
+    pub repo: RepoId,
+    /// Its name, part of the shard key.
+    pub name: String,
+    /// 0–9.
+    pub priority: u8,
+    /// Hotfix or rollback by a maintainer.
+    pub urgent: bool,
+    /// Since when it is ready.
+    pub ready_at: Timestamp,
+    /// A back-off after a loss.
+    pub not_before: Timestamp,
+    /// Labels that an agent must have; `!name` must be absent.
+    pub labels: BTreeMap<String, String>,
+    /// The stage's concurrency group.
+    pub group: Option<Group>,
+    /// The build's concurrency group.
+    pub build_group: Option<Group>,
+    /// Whether the build has begun, and with that holds its group.
+    pub build_begun: bool,
+    /// Longest expected time from this stage to its build's end.
+    pub critical: Duration,
+    /// Agents that lost it.
+    pub lost_by: BTreeSet<AgentId>,
+    /// The agent that holds what this stage needs.
+    pub near: Option<AgentId>,
+}
+
+/// A stage that an agent holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Its build.
+    pub build: BuildId,
+    /// Its repository.
+    pub repo: RepoId,
+    /// Who holds it.
+    pub agent: AgentId,
+    /// The stage's group.
+    pub group: Option<String>,
+    /// The build's group.
+    pub build_group: Option<String>,
+}
+
+/// Whether an agent may take work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AgentState {
+    /// It may.
+    Ready,
+    /// It finishes what it holds.
+    Draining,
+    /// It lost too much too quickly.
+    Quarantined,
+}
+
+/// An agent, as it last said.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Agent {
+    /// Whether it may take work.
+    pub state: AgentState,
+    /// Whether its stream is open.
+    pub connected: bool,
+    /// How long ago it last renewed.
+    pub silent: Duration,
+    /// Attempts at once.
+    pub slots: u32,
+    /// Set by the server at join; `arch` from its facts.
+    pub labels: BTreeMap<String, String>,
+    /// Free disk, percent.
+    pub disk_free: f32,
+    /// Pressure stall information, `some avg10`, percent.
+    pub cpu_pressure: f32,
+    /// The same for memory.
+    pub memory_pressure: f32,
+}
+
+/// What a repository has used.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Usage {
+    /// Bigger = may use more.
+    pub weight: u32,
+    /// Slot time used, decaying with [`HALF_LIFE`], as of `at`.
+    pub spent: Duration,
+    /// When `spent` was true.
+    pub at: Timestamp,
+}
+
+/// Past use counts half after this time.
+pub const HALF_LIFE: Duration = Duration::from_secs(600);
+
+impl Usage {
+    /// Nothing used yet.
+    #[must_use]
+    pub fn new(weight: u32, at: Timestamp) -> Self {
+        Self {
+            weight: weight.max(1),
+            spent: Duration::ZERO,
+            at,
+        }
+    }
+
+    /// What is left of the past use at `now`.
+    #[must_use]
+    pub fn spent_at(&self, now: Timestamp) -> Duration {
+        let halves = now.since(self.at).as_secs_f64() / HALF_LIFE.as_secs_f64();
+        self.spent.mul_f64(0.5_f64.powf(halves))
+    }
+
+    /// Adds use that ended at `now`.
+    pub fn add(&mut self, slot_time: Duration, now: Timestamp) {
+        self.spent = self.spent_at(now).saturating_add(slot_time);
+        self.at = now;
+    }
+}

@@ -1,0 +1,3 @@
+//! Which builds an event starts, which it replaces, and whom it may trust.
+
+pub mod cron;
