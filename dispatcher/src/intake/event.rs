@@ -126,8 +126,14 @@ pub(super) fn full_ref(text: &str) -> Result<String, Unusable> {
     }
 }
 
+/// Whether a text may name a branch.
+#[must_use]
+pub fn is_branch_name(name: &str) -> bool {
+    name.len() <= 1_000 && valid_ref_part(name)
+}
+
 /// `git check-ref-format` in short: what may stand behind `refs/heads/`.
-pub(super) fn valid_ref_part(name: &str) -> bool {
+fn valid_ref_part(name: &str) -> bool {
     let bad_char = |c: char| c.is_control() || matches!(c, ' ' | '~' | '^' | ':' | '?' | '*' | '[' | '\\');
     !name.is_empty()
         && !name.chars().any(bad_char)
