@@ -1,1 +1,30 @@
-//! slipway-docker
+//! The Docker engine: containers, images, networks, volumes, builds, events. The only home of
+//! bollard.
+//!
+//! Owns how Slipway speaks to an engine: every call has a deadline, everything we make carries our
+//! labels, every error is one of [`DockerError`]. Does not know stages, attempts or rollouts: callers
+//! say what a container may and find it again by label.
+
+mod build;
+mod container;
+mod engine;
+mod error;
+mod events;
+mod exec;
+mod image;
+pub mod labels;
+mod network;
+mod output;
+mod spec;
+
+pub use build::{BuildRequest, BuiltImage};
+pub use container::{ContainerState, ContainerSummary, ContainerView, EngineLimits, Health};
+pub use engine::{Engine, EngineFacts};
+pub use error::DockerError;
+pub use events::ContainerEvent;
+pub use exec::ExecResult;
+pub use image::{Credentials, ImageView};
+pub use output::{OutputStream, OutputSource, WaitHandle};
+pub use spec::{
+    ContainerSpec, HealthSpec, Limits, LogDriver, MountSpec, NetworkSpec, PublishedPort, Security,
+};

@@ -1,0 +1,147 @@
+//! A handle to one engine, and what is known about it.
+
+use std::future::Future;
+use std::time::Duration;
+
+use bollard::Docker;
+
+use crate::DockerError;
+
+/// For calls that change nothing or little.
+pub(crate) const SHORT: Duration = Duration::from_secs(30);
+/// For calls that may wait for the disk: create, remove, start.
+pub(crate) const LONG: Duration = Duration::from_secs(120);
+/// Seconds that bollard itself allows a call until its answer begins; above all of ours, which are
+/// the ones that count.
+const TRANSPORT_LIMIT_S: u64 = 3_600;
+
+/// A connection to an engine. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    pub(crate) docker: Docker,
+}
+
+/// What an engine says about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineFacts {
+    /// Version, e.g. `26.1.5`.
+    pub version: String,
+    /// Version of the API spoken.
+    pub api_version: String,
+    /// `amd64`, `arm64` …
+    pub architecture: String,
+    /// Whether builds can use BuildKit.
+    pub buildkit: bool,
+    /// Whether the same input gives the same image digest (containerd image store and BuildKit).
+    pub reproducible_images: bool,
+    /// Whether user namespaces are remapped, or the engine is rootless.
+    pub user_namespaces: bool,
+    /// Whether AppArmor profiles are available.
+    pub apparmor: bool,
+    /// Whether process limits are enforced.
+    pub pids_limit: bool,
+    /// Whether the size of swap is enforced.
+    pub swap_limit: bool,
+}
+
+impl Engine {
+    /// Connects to the engine at `socket` (a path), or at the usual place (`DOCKER_HOST` included).
+    ///
+    /// # Errors
+    /// When the address cannot be used. Whether somebody answers is seen at the first call.
+    pub fn connect(socket: Option<&str>) -> Result<Self, DockerError> {
+        let docker = match socket {
+            Some(path) => {
+                Docker::connect_with_unix(path, TRANSPORT_LIMIT_S, bollard::API_DEFAULT_VERSION)
+            }
+            None => Docker::connect_with_local_defaults()
+                .map(|d| d.with_timeout(Duration::from_secs(TRANSPORT_LIMIT_S))),
+        }
+        .map_err(DockerError::Unreachable)?;
+        Ok(Self { docker })
+    }
+
+    /// Connects and agrees on an API version that both sides speak.
+    ///
+    /// # Errors
+    /// When no engine answers.
+    pub async fn open(socket: Option<&str>) -> Result<Self, DockerError> {
+        let engine = Self::connect(socket)?;
+        let docker = within("version", SHORT, engine.docker.negotiate_version()).await?;
+        Ok(Self { docker })
+    }
+
+    /// Asks whether the engine is alive.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub async fn ping(&self) -> Result<(), DockerError> {
+        within("ping", SHORT, self.docker.ping()).await.map(drop)
+    }
+
+    /// What the engine says about itself.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn facts(&self) -> Result<EngineFacts, DockerError> {
+        let version = within("version", SHORT, self.docker.version()).await?;
+        let info = within("info", SHORT, self.docker.info()).await?;
+        let number = info.server_version.unwrap_or_default();
+        let major = major(&number);
+        let containerd_store = info
+            .driver_status
+            .iter()
+            .flatten()
+            .any(|pair| pair.iter().any(|v| v.starts_with("io.containerd.snapshotter")));
+        let options = info.security_options.unwrap_or_default();
+        let has = |name: &str| options.iter().any(|o| o.contains(name));
+        // BuildKit is the engine's default builder from 23 on; rewriting timestamps came with 25.
+        Ok(EngineFacts {
+            buildkit: major >= 20,
+            reproducible_images: containerd_store && major >= 25,
+            user_namespaces: has("name=userns") || has("name=rootless"),
+            apparmor: has("name=apparmor"),
+            pids_limit: info.pids_limit.unwrap_or(false),
+            swap_limit: info.swap_limit.unwrap_or(false),
+            api_version: version.api_version.unwrap_or_default(),
+            architecture: version.arch.unwrap_or_default(),
+            version: number,
+        })
+    }
+}
+
+fn major(version: &str) -> u32 {
+    version
+        .split('.')
+        .next()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0)
+}
+
+/// Gives `future` at most `limit`.
+pub(crate) async fn within<T, F>(
+    call: &'static str,
+    limit: Duration,
+    future: F,
+) -> Result<T, DockerError>
+where
+    F: Future<Output = Result<T, bollard::errors::Error>>,
+{
+    match tokio::time::timeout(limit, future).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(DockerError::from_call(call, error)),
+        Err(_) => Err(DockerError::Deadline { call, limit }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_that_makes_no_sense_counts_as_old() {
+        assert_eq!(major("26.1.5+dfsg1"), 26);
+        assert_eq!(major(""), 0);
+        assert_eq!(major("dev"), 0);
+    }
+}
