@@ -14,10 +14,16 @@ use slipway_docker::{
 const IMAGE: &str = "slipway-busybox:1";
 
 async fn engine() -> Option<Engine> {
-    #[expect(clippy::disallowed_methods, reason = "the harness says what must be there")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the harness says what must be there"
+    )]
     let required = std::env::var("SLIPWAY_REQUIRE").unwrap_or_default();
     if !std::path::Path::new("/var/run/docker.sock").exists() {
-        assert!(!required.contains("docker"), "docker is required and absent");
+        assert!(
+            !required.contains("docker"),
+            "docker is required and absent"
+        );
         eprintln!("skipped: docker not installed");
         return None;
     }
@@ -68,14 +74,21 @@ async fn output_and_exit_of_a_short_container_are_complete() {
     assert_eq!(again.len(), text.len(), "the engine kept what was printed");
     engine.remove_container(&id).await.unwrap();
     engine.remove_container(&id).await.unwrap();
-    assert!(engine.inspect_container(&id).await.unwrap_err().is_not_found());
+    assert!(
+        engine
+            .inspect_container(&id)
+            .await
+            .unwrap_err()
+            .is_not_found()
+    );
 }
 
 #[tokio::test]
 async fn a_container_is_found_by_label_executes_commands_and_is_stopped() {
     let Some(engine) = engine().await else { return };
     let mut spec = sh("trap 'exit 3' TERM; while :; do sleep 0.1; done");
-    spec.labels.insert(labels::STAGE.to_owned(), "label-test".to_owned());
+    spec.labels
+        .insert(labels::STAGE.to_owned(), "label-test".to_owned());
     let id = engine.create_container(&spec).await.unwrap();
     engine.start_container(&id).await.unwrap();
     engine.start_container(&id).await.unwrap();
@@ -85,11 +98,18 @@ async fn a_container_is_found_by_label_executes_commands_and_is_stopped() {
         .unwrap();
     assert!(found.iter().any(|c| c.id == id && c.running));
     let done = engine
-        .exec(&id, &["sh", "-c", "echo hi; exit 4"], Duration::from_secs(10))
+        .exec(
+            &id,
+            &["sh", "-c", "echo hi; exit 4"],
+            Duration::from_secs(10),
+        )
         .await
         .unwrap();
     assert_eq!((done.exit_code, done.output.as_slice()), (4, &b"hi\n"[..]));
-    engine.stop_container(&id, Duration::from_secs(10)).await.unwrap();
+    engine
+        .stop_container(&id, Duration::from_secs(10))
+        .await
+        .unwrap();
     let state = engine.inspect_container(&id).await.unwrap().state;
     assert_eq!(state, ContainerState::Exited(3));
     engine.remove_container(&id).await.unwrap();
@@ -111,7 +131,9 @@ fn context(files: &[(&str, &str)]) -> Bytes {
         header.set_size(text.len() as u64);
         header.set_mode(0o644);
         header.set_mtime(1_700_000_000);
-        builder.append_data(&mut header, path, text.as_bytes()).unwrap();
+        builder
+            .append_data(&mut header, path, text.as_bytes())
+            .unwrap();
     }
     builder.into_inner().unwrap().into()
 }
@@ -120,7 +142,10 @@ fn build(tag: &str, session: &str, args: &[(&str, &str)]) -> BuildRequest {
     let args = args.iter().map(|&(k, v)| (k.to_owned(), v.to_owned()));
     BuildRequest {
         context: context(&[
-            ("Dockerfile", "FROM slipway-busybox:1\nARG BUST\nCOPY a /a\nRUN date +%s%N > /when-$(cat /a); rm /when-*; echo built > /b\n"),
+            (
+                "Dockerfile",
+                "FROM slipway-busybox:1\nCOPY a /a\nRUN echo built > /b\nFROM slipway-busybox:1\nARG BUST\nRUN echo $BUST\nCOPY --from=0 /b /b\n",
+            ),
             ("a", "one"),
         ]),
         dockerfile: "Dockerfile".to_owned(),
@@ -141,14 +166,22 @@ async fn the_same_input_gives_the_same_image_and_the_builders_output_is_told() {
     let facts = engine.facts().await.unwrap();
     let mut told = Vec::new();
     let first = engine
-        .build_image(&build("slipway-test-build:1", "session-one", &[("BUST", "1")]), &facts, |b| {
-            told.extend_from_slice(b);
-        })
+        .build_image(
+            &build("slipway-test-build:1", "session-one", &[("BUST", "1")]),
+            &facts,
+            |b| {
+                told.extend_from_slice(b);
+            },
+        )
         .await
         .unwrap();
     // The build argument changes nothing in the image but makes the builder execute every step anew.
     let second = engine
-        .build_image(&build("slipway-test-build:2", "session-two", &[("BUST", "1")]), &facts, |_| {})
+        .build_image(
+            &build("slipway-test-build:2", "session-two", &[("BUST", "2")]),
+            &facts,
+            |_| {},
+        )
         .await
         .unwrap();
     if first.reproducible {
@@ -164,7 +197,10 @@ async fn a_failing_build_step_is_an_error_with_the_builders_words() {
     let Some(engine) = engine().await else { return };
     let facts = engine.facts().await.unwrap();
     let mut request = build("slipway-test-build:bad", "session-bad", &[]);
-    request.context = context(&[("Dockerfile", "FROM slipway-busybox:1\nRUN echo before-the-end; exit 9\n")]);
+    request.context = context(&[(
+        "Dockerfile",
+        "FROM slipway-busybox:1\nRUN echo before-the-end; exit 9\n",
+    )]);
     let mut told = Vec::new();
     let error = engine
         .build_image(&request, &facts, |b| told.extend_from_slice(b))
