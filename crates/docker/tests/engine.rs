@@ -144,7 +144,7 @@ fn build(tag: &str, session: &str, args: &[(&str, &str)]) -> BuildRequest {
         context: context(&[
             (
                 "Dockerfile",
-                "FROM slipway-busybox:1\nCOPY a /a\nRUN echo built > /b\nFROM slipway-busybox:1\nARG BUST\nRUN echo $BUST\nCOPY --from=0 /b /b\n",
+                "FROM slipway-busybox:1\nARG BUST\nCOPY a /a\nRUN echo built > /b; date +%N > /dev/null\nFROM slipway-busybox:1\nCOPY --from=0 /a /b /\n",
             ),
             ("a", "one"),
         ]),
