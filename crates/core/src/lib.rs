@@ -7,11 +7,14 @@
 //! Only two shapes exist: a **planner** `plan(&Snapshot, now) -> Plan { actions, report, wake_at }`
 //! and a **machine** with `handle(now, event)`, `poll() -> Option<Action>`, `deadline()`.
 
+pub mod access;
 pub mod build;
 pub mod digest;
 pub mod id;
 pub mod lease;
 pub mod pipeline;
 pub mod queue;
+pub mod rollout;
 pub mod time;
+pub mod traffic;
 pub mod trigger;

@@ -1,1 +1,25 @@
-//! slipway-router
+//! The traffic router: a process of its own between clients and the instances of a service.
+//!
+//! Owns requests on a Docker host: listeners, the choice of an instance, retries, upgrades, counters,
+//! and a table per service that survives restarts. Knows routes, weights, instances and fences; not
+//! builds, images or strategies.
+//!
+//! Invariants: a request that begins after an acknowledged commit uses the committed table; a request
+//! is counted at its version before the first wait, so a drained version has nothing left in it; what
+//! may have been executed is repeated only when its method allows that; a table is durable before it
+//! is used; an older fence changes nothing.
+
+pub mod args;
+pub mod config;
+mod control;
+mod convert;
+mod counters;
+mod metrics;
+mod proxy;
+mod run;
+mod services;
+mod state_file;
+mod table;
+
+pub use config::Config;
+pub use run::{Parts, run, serve};

@@ -1,0 +1,40 @@
+//! What step of a rollout comes next, or back.
+//!
+//! Owns the phases, the step protocol (intent → effect → applied → read back → verified), the lock
+//! of a service in an environment, and the rule that takes a bad version out. Does not own clocks,
+//! stores, targets or routers: [`plan`] looks at a snapshot and says one thing to do; the driver
+//! persists it, then does it, then asks again. Asking too often is harmless.
+//!
+//! Invariants: nothing outside is touched without a stored intent; only a read-back lets a rollout
+//! go on; what was not observed is never taken for good; after traffic was touched the only ends are
+//! the new version proven or the stable one back; nobody acts without the lock.
+
+mod decide;
+mod lock;
+mod phase;
+mod snapshot;
+mod spec;
+mod state;
+mod watch;
+
+pub use decide::plan;
+pub use lock::{
+    HEARTBEAT, Held, LOCK_TTL, LockAnswer, SAFETY_MARGIN, WAIT_LIMIT, Waiter, ask, is_lost,
+};
+pub use phase::{Phase, UnknownPhase};
+pub use snapshot::{
+    Health, InstanceView, LockView, Needs, Next, Observed, Plan, Smoke, Snapshot, TargetView,
+    TrafficView, Wish, needs,
+};
+pub use spec::{
+    Facts, Kind, PlanError, RolloutPlan, Step, Timings, VersionSpec, is_pinned, pinned_digest,
+};
+pub use state::{Effect, Pause, State, StepState, StepStatus, Transition};
+pub use watch::{Counters, RULE_VERSION, Verdict, WatchBase, WatchLimits, judge_traffic};
+
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod rule_tests;
+#[cfg(test)]
+mod world;

@@ -1,0 +1,104 @@
+//! Settings of the router.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+const DEFAULTS: &str = include_str!("../default-config.toml");
+
+/// Settings of the router; see `default-config.toml`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Config {
+    /// Folder of the state file.
+    pub state_dir: PathBuf,
+    /// Control socket; empty = `<state_dir>/router.sock`.
+    pub control_socket: PathBuf,
+    /// Health and metrics; empty = none.
+    pub health_address: String,
+    /// What it bears.
+    pub limits: Limits,
+}
+
+/// What the router bears.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Limits {
+    /// Client connections at once.
+    pub connections: usize,
+    /// Requests in flight per service.
+    pub in_flight: u64,
+    /// For a request head.
+    pub header_timeout_ms: u64,
+    /// For a connection to an instance.
+    pub connect_timeout_ms: u64,
+    /// For long-lived connections of a version without weight.
+    pub long_lived_grace_ms: u64,
+    /// For requests in flight when the router stops.
+    pub stop_ms: u64,
+}
+
+impl Config {
+    /// Defaults, then the file, then `SLIPWAY_ROUTER_…`.
+    ///
+    /// # Errors
+    /// When a source cannot be used.
+    pub fn load(file: Option<&Path>) -> Result<Self, slipway_daemon::config::ConfigError> {
+        slipway_daemon::config::load(DEFAULTS, file, "ROUTER")
+    }
+
+    /// The defaults, with state and socket below `dir` and no health port: what `slipway up` and
+    /// tests start from.
+    ///
+    /// # Panics
+    /// Never: the embedded defaults are valid (a test reads them).
+    #[must_use]
+    pub fn in_dir(dir: &Path) -> Self {
+        let mut config: Self =
+            toml_defaults().unwrap_or_else(|error| unreachable!("embedded defaults: {error}"));
+        dir.clone_into(&mut config.state_dir);
+        config.health_address = String::new();
+        config
+    }
+
+    /// Where the control socket is.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        if self.control_socket.as_os_str().is_empty() {
+            self.state_dir.join("router.sock")
+        } else {
+            self.control_socket.clone()
+        }
+    }
+}
+
+fn toml_defaults() -> Result<Config, slipway_daemon::config::ConfigError> {
+    // A prefix that no variable has: the defaults as they are.
+    slipway_daemon::config::load(DEFAULTS, None, "_DEFAULTS_ONLY_")
+}
+
+impl Limits {
+    pub(crate) fn header_timeout(&self) -> Duration {
+        Duration::from_millis(self.header_timeout_ms)
+    }
+    pub(crate) fn connect_timeout(&self) -> Duration {
+        Duration::from_millis(self.connect_timeout_ms)
+    }
+    pub(crate) fn long_lived_grace(&self) -> Duration {
+        Duration::from_millis(self.long_lived_grace_ms)
+    }
+    pub(crate) fn stop(&self) -> Duration {
+        Duration::from_millis(self.stop_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_embedded_defaults_read() {
+        let config = Config::in_dir(Path::new("/tmp/x"));
+        assert_eq!(config.socket(), Path::new("/tmp/x/router.sock"));
+        assert_eq!(config.limits.in_flight, 4_096);
+    }
+}

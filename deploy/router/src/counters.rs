@@ -1,0 +1,164 @@
+//! What is counted for one version, and who is in it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+
+use tokio::sync::Notify;
+
+/// How one attempt at an instance ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The whole answer was passed on; with its status.
+    Answered(u16),
+    /// No connection: nothing was sent.
+    ConnectFailed,
+    /// The connection ended before the answer did.
+    Reset,
+    /// No first byte in time.
+    TimedOut,
+}
+
+/// One version of one service, for as long as the router knows it. Counters only grow.
+#[derive(Debug, Default)]
+pub(crate) struct VersionState {
+    pub(crate) completed: AtomicU64,
+    pub(crate) status_5xx: AtomicU64,
+    pub(crate) connect_failed: AtomicU64,
+    pub(crate) reset: AtomicU64,
+    pub(crate) timed_out: AtomicU64,
+    pub(crate) client_aborted: AtomicU64,
+    pub(crate) in_flight: AtomicU64,
+    pub(crate) long_lived: AtomicU64,
+    draining: AtomicBool,
+    /// Monotonic milliseconds since when; 0 = not draining.
+    draining_since: AtomicI64,
+    emptied: Notify,
+}
+
+impl VersionState {
+    /// Enters a request; `None` when the version is draining, and the caller looks at the table
+    /// again. The order (count, then look) is what makes a drain safe: whoever set `draining` and
+    /// then reads the count sees every request that got in.
+    pub(crate) fn enter(self: &Arc<Self>) -> Option<Ticket> {
+        self.in_flight.fetch_add(1, Ordering::SeqCst);
+        let ticket = Ticket {
+            version: Arc::clone(self),
+            settled: false,
+        };
+        if self.draining.load(Ordering::SeqCst) {
+            ticket.withdraw();
+            return None;
+        }
+        Some(ticket)
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
+    }
+
+    /// Monotonic milliseconds since when it drains.
+    pub(crate) fn draining_since(&self) -> Option<i64> {
+        let since = self.draining_since.load(Ordering::SeqCst);
+        (since != 0).then_some(since)
+    }
+
+    pub(crate) fn set_draining(&self, draining: bool, now_ms: i64) {
+        let since = if draining { now_ms.max(1) } else { 0 };
+        if self.draining.swap(draining, Ordering::SeqCst) != draining {
+            self.draining_since.store(since, Ordering::SeqCst);
+        }
+    }
+
+    /// Resolves when nothing is in flight.
+    pub(crate) async fn emptied(&self) {
+        loop {
+            let notified = self.emptied.notified();
+            tokio::pin!(notified);
+            // Registered before the look, so that no last request slips between.
+            notified.as_mut().enable();
+            if self.in_flight.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    fn leave(&self) {
+        if self.in_flight.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.emptied.notify_waiters();
+        }
+    }
+
+    fn count(&self, outcome: Outcome) {
+        let add = |counter: &AtomicU64| {
+            counter.fetch_add(1, Ordering::Relaxed);
+        };
+        add(&self.completed);
+        match outcome {
+            Outcome::Answered(status) if status >= 500 => add(&self.status_5xx),
+            Outcome::Answered(_) => {}
+            Outcome::ConnectFailed => add(&self.connect_failed),
+            Outcome::Reset => add(&self.reset),
+            Outcome::TimedOut => add(&self.timed_out),
+        }
+    }
+}
+
+/// A request in a version. Dropped without an outcome, it was the client who went away.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    version: Arc<VersionState>,
+    settled: bool,
+}
+
+impl Ticket {
+    pub(crate) fn version(&self) -> &Arc<VersionState> {
+        &self.version
+    }
+
+    /// Counts how it ended and leaves.
+    pub(crate) fn settle(mut self, outcome: Outcome) {
+        self.settled = true;
+        self.version.count(outcome);
+    }
+
+    /// Leaves uncounted: it never was an attempt.
+    pub(crate) fn withdraw(mut self) {
+        self.settled = true;
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.version.client_aborted.fetch_add(1, Ordering::Relaxed);
+        }
+        self.version.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_draining_version_takes_nobody_and_empties_with_its_last_request() {
+        let version = Arc::new(VersionState::default());
+        let ticket = version.enter().unwrap();
+        version.set_draining(true, 5);
+        assert!(version.enter().is_none());
+        assert_eq!(version.in_flight.load(Ordering::SeqCst), 1);
+        let waiting = {
+            let version = Arc::clone(&version);
+            async move { version.emptied().await }
+        };
+        tokio::pin!(waiting);
+        assert!(futures::poll!(waiting.as_mut()).is_pending());
+        ticket.settle(Outcome::Answered(503));
+        waiting.await;
+        assert_eq!(version.status_5xx.load(Ordering::Relaxed), 1);
+        version.set_draining(false, 9);
+        drop(version.enter().unwrap());
+        assert_eq!(version.client_aborted.load(Ordering::Relaxed), 1);
+    }
+}

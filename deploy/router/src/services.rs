@@ -1,0 +1,435 @@
+//! The services of this router: their tables, fences and listeners, and every change of them.
+//!
+//! Changes are taken one at a time and are durable before they are used. Readers (requests) never
+//! wait for a change: they load a snapshot.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use slipway_core::digest::Digest;
+use slipway_core::traffic::{Fence, FenceAnswer, Seen, TableError, TrafficTable, judge};
+use slipway_daemon::Clock;
+
+use crate::counters::VersionState;
+use crate::state_file::{Kept, State, StateFile};
+use crate::table::Live;
+
+/// Services of one router.
+const SERVICES_MAX: usize = 1_000;
+/// Versions of one service whose counters are remembered after they left the table.
+const REMEMBERED: usize = 32;
+/// How long a commit waits for short requests of a version that lost its weight. It is effective
+/// before; this only makes the everyday case (old instance stopped at the reply) harmless. A caller
+/// that wants certainty drains.
+const QUIESCE: Duration = Duration::from_millis(25);
+/// Longest drain.
+const DRAIN_MAX: Duration = Duration::from_secs(3_600);
+
+/// Why a change was refused. Nothing was changed then.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refused {
+    #[error("stale_token: token {asked} is older than {seen}, which another owner used here")]
+    StaleToken { asked: u64, seen: u64 },
+    #[error("stale_generation: generation {asked} is older than {seen} of the same owner")]
+    StaleGeneration { asked: u64, seen: u64 },
+    #[error("conflict: the same fence came with another table before")]
+    Conflict,
+    #[error("the table may not carry traffic")]
+    Table(#[from] TableError),
+    #[error("no table with this hash is prepared; prepare it first")]
+    NotPrepared,
+    #[error("this router serves no service `{0}`")]
+    NoService(String),
+    #[error("version `{0}` still has weight; commit a table without it first")]
+    HasWeight(String),
+    #[error("too many services; this router serves at most {SERVICES_MAX}")]
+    TooMany,
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        address: String,
+        source: std::io::Error,
+    },
+    #[error("cannot make the table durable: {0}")]
+    NotDurable(String),
+}
+
+/// One service as requests see it.
+pub(crate) struct Service {
+    pub(crate) name: String,
+    pub(crate) live: ArcSwapOption<Live>,
+    pub(crate) in_flight: AtomicU64,
+    states: Mutex<BTreeMap<String, Arc<VersionState>>>,
+}
+
+impl Service {
+    fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            live: ArcSwapOption::empty(),
+            in_flight: AtomicU64::new(0),
+            states: Mutex::default(),
+        }
+    }
+
+    /// Every version that is known, with its counters.
+    pub(crate) fn versions(&self) -> BTreeMap<String, Arc<VersionState>> {
+        self.states
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Swaps the table in. From the return on, every new request uses it.
+    fn install(&self, table: TrafficTable, now_ms: i64) {
+        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.live.load_full();
+        let live = Arc::new(Live::new(table, &mut states, before.as_deref()));
+        live.mark(true, now_ms);
+        self.live.store(Some(Arc::clone(&live)));
+        live.mark(false, now_ms);
+        for (version, state) in states.iter() {
+            if !live
+                .table
+                .versions
+                .iter()
+                .any(|share| share.version == *version)
+            {
+                state.set_draining(true, now_ms);
+            }
+        }
+        let gone: Vec<String> = states
+            .iter()
+            .filter(|(version, state)| {
+                state.in_flight.load(Ordering::SeqCst) == 0
+                    && !live
+                        .table
+                        .versions
+                        .iter()
+                        .any(|share| share.version == **version)
+            })
+            .map(|(version, _)| version.clone())
+            .collect();
+        // Version names sort by time of making: the oldest go first.
+        let excess = states.len().saturating_sub(REMEMBERED);
+        for version in gone.iter().take(excess) {
+            states.remove(version);
+        }
+    }
+}
+
+/// A service with what is kept of it.
+pub(crate) struct Reading {
+    pub(crate) service: Arc<Service>,
+    pub(crate) kept: Kept,
+}
+
+/// Opens and closes listeners.
+pub(crate) trait Listeners: Send {
+    /// Makes sure that `address` is listened on.
+    fn ensure(&mut self, address: &str) -> std::io::Result<()>;
+    /// Closes every listener that is not in `wanted`.
+    fn keep_only(&mut self, wanted: &[String]);
+}
+
+struct Inner {
+    state: State,
+    listeners: Box<dyn Listeners>,
+}
+
+/// All services.
+pub(crate) struct Services {
+    pub(crate) clock: Clock,
+    pub(crate) boot_id: String,
+    file: StateFile,
+    inner: tokio::sync::Mutex<Inner>,
+    by_name: ArcSwap<BTreeMap<String, Arc<Service>>>,
+}
+
+impl Services {
+    pub(crate) fn new(clock: Clock, boot_id: String, file: StateFile) -> Self {
+        let inner = Inner {
+            state: State::new(),
+            listeners: Box::new(NoListeners),
+        };
+        Self {
+            clock,
+            boot_id,
+            file,
+            inner: tokio::sync::Mutex::new(inner),
+            by_name: ArcSwap::default(),
+        }
+    }
+
+    pub(crate) fn now_ms(&self) -> i64 {
+        self.clock.ticks().as_millis()
+    }
+
+    /// Starts from the last good copy. Answers with what was wrong on the way.
+    pub(crate) async fn restore(&self, mut listeners: Box<dyn Listeners>) -> Vec<String> {
+        let (state, trouble) = self.file.load();
+        let mut troubles: Vec<String> = trouble.into_iter().collect();
+        let mut services = BTreeMap::new();
+        for (name, kept) in &state {
+            let service = Arc::new(Service::new(name));
+            if let Some(table) = &kept.active {
+                if let Err(error) = listeners.ensure(&table.listen) {
+                    troubles.push(format!(
+                        "service {name}: cannot listen on {}: {error}",
+                        table.listen
+                    ));
+                }
+                service.install(table.clone(), self.now_ms());
+            }
+            services.insert(name.clone(), service);
+        }
+        self.by_name.store(Arc::new(services));
+        *self.inner.lock().await = Inner { state, listeners };
+        troubles
+    }
+
+    /// The service that answers for `host` on `listen`: the one that names the host, or else one
+    /// that answers to every name.
+    pub(crate) fn find(&self, listen: &str, host: &str) -> Option<Arc<Service>> {
+        let host = host_name(host);
+        let services = self.by_name.load();
+        let mut any = None;
+        for service in services.values() {
+            let live = service.live.load();
+            let Some(live) = live.as_ref().filter(|live| live.table.listen == listen) else {
+                continue;
+            };
+            if live
+                .table
+                .hosts
+                .iter()
+                .any(|name| name.eq_ignore_ascii_case(host))
+            {
+                return Some(Arc::clone(service));
+            }
+            if live.table.hosts.is_empty() && any.is_none() {
+                any = Some(Arc::clone(service));
+            }
+        }
+        any
+    }
+
+    pub(crate) fn all(&self) -> Arc<BTreeMap<String, Arc<Service>>> {
+        self.by_name.load_full()
+    }
+
+    /// Stores a table without using it.
+    pub(crate) async fn prepare(
+        &self,
+        fence: Fence,
+        table: TrafficTable,
+    ) -> Result<Reading, Refused> {
+        table.check()?;
+        let name = table.service.clone();
+        let mut inner = self.inner.lock().await;
+        let kept = inner.state.get(&name).cloned();
+        if kept.is_none() && inner.state.len() >= SERVICES_MAX {
+            return Err(Refused::TooMany);
+        }
+        let mut kept = kept.unwrap_or_default();
+        match fenced(&kept, fence, table.hash())? {
+            Standing::Already => {}
+            Standing::New => {
+                kept.token_floor = kept.token_floor.max(fence.token);
+                kept.prepared = Some((fence, table));
+                self.store(&mut inner, &name, kept).await?;
+            }
+        }
+        drop(inner);
+        self.ensure_service(&name);
+        self.read_one(&name).await
+    }
+
+    /// Uses a prepared table. Answers when every new request uses it.
+    pub(crate) async fn commit(
+        &self,
+        name: &str,
+        fence: Fence,
+        hash: Digest,
+    ) -> Result<Reading, Refused> {
+        let mut inner = self.inner.lock().await;
+        let mut kept = inner
+            .state
+            .get(name)
+            .cloned()
+            .ok_or_else(|| Refused::NoService(name.to_owned()))?;
+        if fenced(&kept, fence, hash)? == Standing::Already {
+            drop(inner);
+            return self.read_one(name).await;
+        }
+        let table = match &kept.prepared {
+            Some((_, table)) if table.hash() == hash => table.clone(),
+            _ => return Err(Refused::NotPrepared),
+        };
+        inner
+            .listeners
+            .ensure(&table.listen)
+            .map_err(|source| Refused::Listen {
+                address: table.listen.clone(),
+                source,
+            })?;
+        kept.token_floor = kept.token_floor.max(fence.token);
+        kept.seen = Some(Seen { fence, hash });
+        kept.active = Some(table.clone());
+        kept.prepared = None;
+        self.store(&mut inner, name, kept).await?;
+        let service = self.ensure_service(name);
+        service.install(table, self.now_ms());
+        let wanted: Vec<String> = inner
+            .state
+            .values()
+            .filter_map(|kept| kept.active.as_ref().map(|table| table.listen.clone()))
+            .collect();
+        inner.listeners.keep_only(&wanted);
+        drop(inner);
+        quiesce(&service).await;
+        self.read_one(name).await
+    }
+
+    /// Waits until nothing is in flight at a version without weight; answers how many requests are.
+    pub(crate) async fn drain(
+        &self,
+        name: &str,
+        version: &str,
+        deadline: Duration,
+    ) -> Result<u64, Refused> {
+        let no_service = || Refused::NoService(name.to_owned());
+        let service = self
+            .by_name
+            .load()
+            .get(name)
+            .cloned()
+            .ok_or_else(no_service)?;
+        let live = service.live.load_full();
+        if live
+            .as_ref()
+            .is_some_and(|live| live.table.weight_of(version) > 0)
+        {
+            return Err(Refused::HasWeight(version.to_owned()));
+        }
+        // A version that was never here has nothing in flight.
+        let Some(state) = service.versions().get(version).cloned() else {
+            return Ok(0);
+        };
+        let _cut = tokio::time::timeout(deadline.min(DRAIN_MAX), state.emptied()).await;
+        if let Some(live) = live {
+            for backend in live.backends(version) {
+                backend.close_idle();
+            }
+        }
+        Ok(state.in_flight.load(Ordering::SeqCst))
+    }
+
+    /// What is known of one service, or of all of them.
+    pub(crate) async fn read(&self, name: &str) -> Vec<Reading> {
+        let inner = self.inner.lock().await;
+        let services = self.by_name.load();
+        services
+            .iter()
+            .filter(|(known, _)| name.is_empty() || *known == name)
+            .map(|(known, service)| Reading {
+                service: Arc::clone(service),
+                kept: inner.state.get(known).cloned().unwrap_or_default(),
+            })
+            .collect()
+    }
+
+    async fn read_one(&self, name: &str) -> Result<Reading, Refused> {
+        let mut all = self.read(name).await;
+        all.pop().ok_or_else(|| Refused::NoService(name.to_owned()))
+    }
+
+    async fn store(&self, inner: &mut Inner, name: &str, kept: Kept) -> Result<(), Refused> {
+        let mut state = inner.state.clone();
+        state.insert(name.to_owned(), kept);
+        let file = self.file.clone();
+        let saved = tokio::task::spawn_blocking(move || file.save(&state).map(|()| state)).await;
+        match saved {
+            Ok(Ok(state)) => {
+                inner.state = state;
+                Ok(())
+            }
+            Ok(Err(error)) => Err(Refused::NotDurable(error.to_string())),
+            Err(error) => Err(Refused::NotDurable(error.to_string())),
+        }
+    }
+
+    fn ensure_service(&self, name: &str) -> Arc<Service> {
+        if let Some(service) = self.by_name.load().get(name) {
+            return Arc::clone(service);
+        }
+        self.by_name.rcu(|services| {
+            let mut services = BTreeMap::clone(services);
+            services
+                .entry(name.to_owned())
+                .or_insert_with(|| Arc::new(Service::new(name)));
+            services
+        });
+        let services = self.by_name.load();
+        services
+            .get(name)
+            .cloned()
+            .unwrap_or_else(|| Arc::new(Service::new(name)))
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Standing {
+    New,
+    Already,
+}
+
+fn fenced(kept: &Kept, fence: Fence, hash: Digest) -> Result<Standing, Refused> {
+    if fence.token < kept.token_floor {
+        return Err(Refused::StaleToken {
+            asked: fence.token,
+            seen: kept.token_floor,
+        });
+    }
+    match judge(kept.seen, fence, hash) {
+        FenceAnswer::Apply => Ok(Standing::New),
+        FenceAnswer::Already => Ok(Standing::Already),
+        FenceAnswer::StaleToken { seen } => Err(Refused::StaleToken {
+            asked: fence.token,
+            seen,
+        }),
+        FenceAnswer::StaleGeneration { seen } => Err(Refused::StaleGeneration {
+            asked: fence.generation,
+            seen,
+        }),
+        FenceAnswer::Conflict => Err(Refused::Conflict),
+    }
+}
+
+async fn quiesce(service: &Service) {
+    let draining = service
+        .versions()
+        .into_values()
+        .filter(|state| state.is_draining());
+    let all = futures::future::join_all(draining.map(|state| async move { state.emptied().await }));
+    let _long_requests_go_on = tokio::time::timeout(QUIESCE, all).await;
+}
+
+/// A host name without its port.
+fn host_name(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+struct NoListeners;
+
+impl Listeners for NoListeners {
+    fn ensure(&mut self, _address: &str) -> std::io::Result<()> {
+        Ok(())
+    }
+    fn keep_only(&mut self, _wanted: &[String]) {}
+}
