@@ -42,13 +42,13 @@ impl Options {
     /// Runs the process.
     #[must_use]
     pub fn start(self) -> ExitCode {
-        let config = slipway_daemon::config::load::<Config>(
-            DEFAULTS,
-            self.config.as_deref(),
-            "DISPATCHER",
-        );
-        slipway_daemon::start("slipway-dispatcher", &self.log, self.log_format, |shutdown| async {
-            crate::run(config?, shutdown).await
-        })
+        let config =
+            slipway_daemon::config::load::<Config>(DEFAULTS, self.config.as_deref(), "DISPATCHER");
+        slipway_daemon::start(
+            "slipway-dispatcher",
+            &self.log,
+            self.log_format,
+            |shutdown| async { crate::run(config?, shutdown).await },
+        )
     }
 }

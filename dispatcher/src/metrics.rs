@@ -8,7 +8,7 @@ use slipway_daemon::Health;
 static RESCUES: OnceLock<Counter> = OnceLock::new();
 
 /// A change that the sweep found and no event had announced.
-pub fn sweep_rescue(health: &Health) {
+pub(crate) fn sweep_rescue(health: &Health) {
     let counter = RESCUES.get_or_init(|| {
         let counter = Counter::default();
         health.register(|registry| {

@@ -67,7 +67,9 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     } else {
         DbSettings::Postgres(config.database.clone())
     };
-    let db = Db::open(&database).await.context("cannot open the database")?;
+    let db = Db::open(&database)
+        .await
+        .context("cannot open the database")?;
     let parts = parts(&config, db).await?;
     serve(parts, listeners, shutdown).await
 }
@@ -120,9 +122,19 @@ pub async fn serve(parts: Parts, listeners: Listeners, shutdown: Shutdown) -> an
     own_credential(&app).await?;
     let limits = Limits::default();
     let stop = || shutdown.clone();
-    let rest = listen::serve(listeners.rest, api::rest::routes(Arc::clone(&app)), limits, stop());
+    let rest = listen::serve(
+        listeners.rest,
+        api::rest::routes(Arc::clone(&app)),
+        limits,
+        stop(),
+    );
     shutdown.spawn("rest", rest);
-    let hooks = listen::serve(listeners.intake, intake::routes(Arc::clone(&app)), limits, stop());
+    let hooks = listen::serve(
+        listeners.intake,
+        intake::routes(Arc::clone(&app)),
+        limits,
+        stop(),
+    );
     shutdown.spawn("intake", hooks);
     let health = listen::serve(listeners.health, app.health.routes(), limits, stop());
     shutdown.spawn("health", health);
@@ -132,11 +144,17 @@ pub async fn serve(parts: Parts, listeners: Listeners, shutdown: Shutdown) -> an
             tracing::error!("gRPC stopped: {error:#}");
         }
     });
-    shutdown.spawn("inbox", loops::inbox::run(Arc::clone(&app), inboxes.deliveries, stop()));
+    shutdown.spawn(
+        "inbox",
+        loops::inbox::run(Arc::clone(&app), inboxes.deliveries, stop()),
+    );
     let scheduling = loops::scheduling::run(Arc::clone(&app), inboxes.nudges, stop());
     shutdown.spawn("scheduling", scheduling);
     shutdown.spawn("handover", loops::handover::run(Arc::clone(&app), stop()));
-    shutdown.spawn("reconcile refs", loops::reconcile_refs::run(Arc::clone(&app), stop()));
+    shutdown.spawn(
+        "reconcile refs",
+        loops::reconcile_refs::run(Arc::clone(&app), stop()),
+    );
     shutdown.spawn("schedules", loops::schedules::run(Arc::clone(&app), stop()));
     tracing::info!(database = app.db.engine(), "the dispatcher is ready");
     shutdown.cancelled().await;
@@ -160,6 +178,8 @@ async fn own_credential(app: &App) -> anyhow::Result<()> {
     let hash = token::hash(Kind::Api, &app.own_token).context("a fresh token is a token")?;
     let expires = now.after(OWN_TOKEN_LIFE);
     let roles = r#"["deployer"]"#;
-    app.db.insert_token(&id, "system", &hash, roles, now, expires).await?;
+    app.db
+        .insert_token(&id, "system", &hash, roles, now, expires)
+        .await?;
     Ok(())
 }

@@ -57,7 +57,9 @@ pub fn hash(kind: Kind, text: &str) -> Option<String> {
 #[must_use]
 pub fn bearer(value: &str) -> Option<&str> {
     let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then_some(token.trim())
 }
 
 #[cfg(test)]
@@ -74,7 +76,14 @@ mod tests {
         let last = token.chars().last().unwrap();
         let flipped = if last == '0' { '1' } else { '0' };
         let typo = format!("{}{flipped}", &token[..token.len() - 1]);
-        for bad in ["", "slp_", &token[..70], &typo, &format!("{token}0"), &"é".repeat(40)] {
+        for bad in [
+            "",
+            "slp_",
+            &token[..70],
+            &typo,
+            &format!("{token}0"),
+            &"é".repeat(40),
+        ] {
             assert_eq!(hash(Kind::Api, bad), None, "{bad}");
         }
         assert_eq!(bearer(&format!("BEARER {token}")), Some(token.as_str()));

@@ -131,7 +131,11 @@ impl<S: Send + Sync> FromRequestParts<S> for Person {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         parts.extensions.get::<Self>().cloned().ok_or_else(|| {
-            Problem::new(StatusCode::UNAUTHORIZED, "not_authenticated", "send a token")
+            Problem::new(
+                StatusCode::UNAUTHORIZED,
+                "not_authenticated",
+                "send a token",
+            )
         })
     }
 }

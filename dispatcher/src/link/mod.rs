@@ -111,9 +111,8 @@ impl Link {
     pub fn restart(&self, window_ms: u64) {
         self.with(|sessions| {
             for session in std::mem::take(&mut sessions.by_agent).into_values() {
-                let message = v1::dispatcher_message::Message::Restarting(v1::Restarting {
-                    window_ms,
-                });
+                let message =
+                    v1::dispatcher_message::Message::Restarting(v1::Restarting { window_ms });
                 let message = v1::DispatcherMessage {
                     message: Some(message),
                 };

@@ -240,7 +240,9 @@ impl AttemptLog {
     async fn start_over(&self, state: &mut State) -> Result<Ack, ObjectError> {
         for chunk in std::mem::take(&mut state.chunks) {
             self.objects.remove(&self.chunk_key(chunk, "zst")?).await?;
-            self.objects.remove(&self.chunk_key(chunk, "marks")?).await?;
+            self.objects
+                .remove(&self.chunk_key(chunk, "marks")?)
+                .await?;
         }
         state.tail.clear();
         state.marks.clear();

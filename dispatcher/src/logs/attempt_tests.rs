@@ -8,9 +8,15 @@ const STAGE: &str = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
 async fn open(dir: &std::path::Path) -> AttemptLog {
     let objects = Arc::new(Folder::open(dir).await.unwrap());
     let clock = Clock::manual(Timestamp::from_millis(1_000));
-    AttemptLog::load(objects, clock, &STAGE.parse().unwrap(), &STAGE.parse().unwrap(), 1)
-        .await
-        .unwrap()
+    AttemptLog::load(
+        objects,
+        clock,
+        &STAGE.parse().unwrap(),
+        &STAGE.parse().unwrap(),
+        1,
+    )
+    .await
+    .unwrap()
 }
 
 fn frame(offset: u64, bytes: &[u8]) -> Frame {
@@ -52,7 +58,11 @@ async fn a_log_survives_a_restart_from_its_last_seal() {
     drop(log);
     let log = open(dir.path()).await;
     let ack = log.append(frame((4 << 20) + 4, b" more")).await.unwrap();
-    assert_eq!(ack.rewind, Some(4 << 20), "the unsealed tail is asked for again");
+    assert_eq!(
+        ack.rewind,
+        Some(4 << 20),
+        "the unsealed tail is asked for again"
+    );
     log.append(frame(4 << 20, b"tail more\n")).await.unwrap();
     let whole = [&big[..], b"tail more\n"].concat();
     let ack = log.append(closing(&whole)).await.unwrap();
@@ -79,7 +89,9 @@ async fn a_wrong_digest_starts_the_log_over() {
 async fn the_last_lines_are_given_with_their_offsets() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path()).await;
-    log.append(frame(0, b"one\ntwo\r\nthree\nfour")).await.unwrap();
+    log.append(frame(0, b"one\ntwo\r\nthree\nfour"))
+        .await
+        .unwrap();
     let lines = log.last_lines(2).await.unwrap();
     let got: Vec<(u64, &str)> = lines.iter().map(|l| (l.offset, l.text.as_str())).collect();
     assert_eq!(got, [(9, "three"), (15, "four")]);

@@ -4,8 +4,8 @@
 //! with the offset expected. What is not sealed yet lives in memory alone; the agent keeps it until
 //! told that it is durable. Nothing is dropped.
 
-mod attempt;
-mod read;
+pub mod attempt;
+pub mod read;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -71,7 +71,11 @@ async fn hand_over(app: &App, id: &BuildId, build: &BuildRow) -> Result<(), Refu
     let deploy: DeploySpec =
         serde_json::from_str(text).map_err(|e| Refused::ForGood(e.to_string()))?;
     let image = image_of(app, id, &deploy).await?;
-    for environment in deploy.environments.iter().filter(|e| e.auto && e.after.is_empty()) {
+    for environment in deploy
+        .environments
+        .iter()
+        .filter(|e| e.auto && e.after.is_empty())
+    {
         let request = StartRolloutRequest {
             idempotency_key: format!("{id}/{}", environment.name),
             build_id: id.to_string(),
@@ -108,12 +112,15 @@ async fn start(app: &App, request: StartRolloutRequest) -> Result<(), Refused> {
             .map_err(|e| Refused::Now(e.to_string()))?;
         let mut request = tonic::Request::new(request);
         app.coordinator_token(request.metadata_mut());
-        client.start(request).await.map_err(|status| match status.code() {
-            tonic::Code::Unavailable | tonic::Code::DeadlineExceeded | tonic::Code::Cancelled => {
-                Refused::Now(status.message().to_owned())
-            }
-            _ => Refused::ForGood(status.message().to_owned()),
-        })
+        client
+            .start(request)
+            .await
+            .map_err(|status| match status.code() {
+                tonic::Code::Unavailable
+                | tonic::Code::DeadlineExceeded
+                | tonic::Code::Cancelled => Refused::Now(status.message().to_owned()),
+                _ => Refused::ForGood(status.message().to_owned()),
+            })
     });
     match answered.await {
         Ok(result) => result.map(|_| ()),

@@ -111,7 +111,13 @@ async fn put_poison_aside(app: &App, id: &DeliveryId) {
         let now = app.clock.now();
         let decided = app
             .db
-            .decide_delivery(id, "quarantined", "poison: the handler failed three times", None, now)
+            .decide_delivery(
+                id,
+                "quarantined",
+                "poison: the handler failed three times",
+                None,
+                now,
+            )
             .await;
         if let Err(error) = decided {
             tracing::warn!(%error, delivery = %id, "a poisoned delivery cannot be put aside yet");

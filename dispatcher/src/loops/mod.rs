@@ -4,5 +4,5 @@
 pub mod handover;
 pub mod inbox;
 pub mod reconcile_refs;
-pub mod scheduling;
 pub mod schedules;
+pub mod scheduling;

@@ -60,7 +60,11 @@ async fn start(app: &App, due: &ScheduleRow) -> Result<usize, StoreError> {
         .ok()
         .and_then(|heads| heads.into_iter().find(|(name, _)| *name == ref_name));
     let Some((_, sha)) = head else {
-        tracing::warn!(repo = repo.name, schedule = due.name, "no head to build on schedule");
+        tracing::warn!(
+            repo = repo.name,
+            schedule = due.name,
+            "no head to build on schedule"
+        );
         return Ok(0);
     };
     let key = format!("cron/{}/{}", due.name, due.next_ms);

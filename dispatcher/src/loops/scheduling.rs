@@ -94,7 +94,10 @@ struct Scheduler {
 pub async fn run(app: Arc<App>, mut nudges: mpsc::Receiver<Nudge>, shutdown: Shutdown) {
     let mut scheduler = Scheduler::new(app);
     while let Err(error) = scheduler.reload(true).await {
-        scheduler.app.health.degraded("scheduler", error.to_string());
+        scheduler
+            .app
+            .health
+            .degraded("scheduler", error.to_string());
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(SWEEP) => {}
@@ -124,7 +127,10 @@ pub async fn run(app: Arc<App>, mut nudges: mpsc::Receiver<Nudge>, shutdown: Shu
                 wake
             }
             Err(error) => {
-                scheduler.app.health.degraded("scheduler", error.to_string());
+                scheduler
+                    .app
+                    .health
+                    .degraded("scheduler", error.to_string());
                 SWEEP
             }
         };
@@ -266,7 +272,10 @@ impl Scheduler {
     async fn place(&mut self, shutdown: &Shutdown) -> Result<Option<Timestamp>, StoreError> {
         let ticks = self.app.clock.ticks();
         for (id, agent) in &mut self.agents {
-            agent.silent = self.heard.get(id).map_or(Duration::MAX, |at| ticks.since(*at));
+            agent.silent = self
+                .heard
+                .get(id)
+                .map_or(Duration::MAX, |at| ticks.since(*at));
         }
         let now = self.app.clock.now();
         let plan = self.queue.plan(&self.agents, now);

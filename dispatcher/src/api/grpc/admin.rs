@@ -103,7 +103,11 @@ impl Admin for AdminService {
         let filter = BuildFilter {
             repo_id: request.repo_id,
             status: request.status,
-            limit: if request.limit == 0 { 50 } else { request.limit.min(200) },
+            limit: if request.limit == 0 {
+                50
+            } else {
+                request.limit.min(200)
+            },
             ..BuildFilter::default()
         };
         let rows = self.app.db.builds(&filter).await;
@@ -140,12 +144,25 @@ impl Admin for AdminService {
         request: Request<v1::ListAgentsRequest>,
     ) -> Result<Response<v1::ListAgentsResponse>, Status> {
         self.caller(&request, Deed::Read).await?;
-        let rows = self.app.db.agents().await.map_err(|e| auth::unavailable(&e))?;
-        let held = self.app.db.held_attempts().await.map_err(|e| auth::unavailable(&e))?;
+        let rows = self
+            .app
+            .db
+            .agents()
+            .await
+            .map_err(|e| auth::unavailable(&e))?;
+        let held = self
+            .app
+            .db
+            .held_attempts()
+            .await
+            .map_err(|e| auth::unavailable(&e))?;
         let agents = rows
             .into_iter()
             .map(|row| {
-                let connected = row.agent_id.parse().is_ok_and(|id| self.app.link.is_connected(&id));
+                let connected = row
+                    .agent_id
+                    .parse()
+                    .is_ok_and(|id| self.app.link.is_connected(&id));
                 let busy = held
                     .iter()
                     .filter(|h| h.agent_id.as_deref() == Some(row.agent_id.as_str()))
@@ -172,7 +189,11 @@ impl Admin for AdminService {
     ) -> Result<Response<v1::AgentView>, Status> {
         let person = self.caller(&request, Deed::Administer).await?;
         let missing = || Status::not_found("there is no such agent");
-        let id: AgentId = request.into_inner().agent_id.parse().map_err(|_| missing())?;
+        let id: AgentId = request
+            .into_inner()
+            .agent_id
+            .parse()
+            .map_err(|_| missing())?;
         let reason = Some(format!("drained by {}", person.caller.subject));
         let changed = self.app.db.set_agent_state(&id, "draining", reason).await;
         if !changed.map_err(|e| auth::unavailable(&e))? {
@@ -180,7 +201,12 @@ impl Admin for AdminService {
         }
         let nudge = Nudge::State(id.clone(), AgentState::Draining);
         let _stopping = self.app.nudge.send(nudge).await;
-        let row = self.app.db.agent(&id).await.map_err(|e| auth::unavailable(&e))?;
+        let row = self
+            .app
+            .db
+            .agent(&id)
+            .await
+            .map_err(|e| auth::unavailable(&e))?;
         let row = row.ok_or_else(missing)?;
         Ok(Response::new(v1::AgentView {
             agent_id: row.agent_id,
@@ -232,7 +258,11 @@ impl Admin for AdminService {
             &request.service,
             &request.environment,
             "",
-            if request.limit == 0 { 50 } else { request.limit.min(200) },
+            if request.limit == 0 {
+                50
+            } else {
+                request.limit.min(200)
+            },
         )
         .await
         .map_err(|p| refused(&p))?;

@@ -94,7 +94,9 @@ impl Agents for AgentsService {
         let mut messages = request.into_inner();
         let first = messages.next().await.transpose()?;
         let Some(In::Hello(hello)) = first.and_then(|m| m.message) else {
-            return Err(Status::invalid_argument("the first message must be `hello`"));
+            return Err(Status::invalid_argument(
+                "the first message must be `hello`",
+            ));
         };
         let (sender, receiver) = mpsc::channel(OUTBOX);
         let session = begin(&self.app, &agent, &hello, sender.clone()).await?;
@@ -212,7 +214,11 @@ fn attempt(wire: Option<v1::AttemptRef>) -> Result<Attempt, Status> {
 
 /// Whether the agent owns the attempt: nothing it says about another one counts.
 async fn owns(app: &App, agent: &AgentId, (stage, number): &Attempt) -> Result<bool, Status> {
-    let row = app.db.stage(stage).await.map_err(|e| auth::unavailable(&e))?;
+    let row = app
+        .db
+        .stage(stage)
+        .await
+        .map_err(|e| auth::unavailable(&e))?;
     Ok(row.is_some_and(|row| {
         row.attempt == i64::from(*number)
             && row.agent_id.as_deref() == Some(agent.as_str())
@@ -248,7 +254,12 @@ async fn heard(app: &Arc<App>, agent: &AgentId, message: In) -> Result<(), Statu
             let name = attempt(prepared.attempt.clone())?;
             // Durable first: without the row no command of an at-most-once stage is executed.
             if run(app, agent, &name).await? {
-                app.link.send(agent, Out::Go(v1::Go { attempt: prepared.attempt }));
+                app.link.send(
+                    agent,
+                    Out::Go(v1::Go {
+                        attempt: prepared.attempt,
+                    }),
+                );
             }
             Ok(())
         }
@@ -323,14 +334,25 @@ async fn renewed(app: &App, agent: &AgentId, renew: v1::Renew) -> Result<(), Sta
             held.push(name);
         }
     }
-    app.link.send(agent, Out::Renewed(v1::Renewed { attempts: answers }));
-    let facts = app.db.agent(agent).await.map_err(|e| auth::unavailable(&e))?;
+    app.link
+        .send(agent, Out::Renewed(v1::Renewed { attempts: answers }));
+    let facts = app
+        .db
+        .agent(agent)
+        .await
+        .map_err(|e| auth::unavailable(&e))?;
     let pressure = renew.pressure.unwrap_or_default();
     let total = facts
         .and_then(|row| serde_json::from_str::<serde_json::Value>(&row.facts).ok())
         .and_then(|facts| facts["disk_total_bytes"].as_u64())
         .unwrap_or(0);
-    let clean = |p: f32| if p.is_finite() { p.clamp(0.0, 100.0) } else { 100.0 };
+    let clean = |p: f32| {
+        if p.is_finite() {
+            p.clamp(0.0, 100.0)
+        } else {
+            100.0
+        }
+    };
     #[expect(clippy::cast_precision_loss, reason = "a percentage")]
     let disk = if total == 0 {
         100.0
@@ -339,14 +361,18 @@ async fn renewed(app: &App, agent: &AgentId, renew: v1::Renew) -> Result<(), Sta
     };
     let agent = agent.clone();
     let pressure = [disk, clean(pressure.cpu), clean(pressure.memory)];
-    nudge(app, Nudge::Renewed { agent, held, pressure }).await
+    nudge(
+        app,
+        Nudge::Renewed {
+            agent,
+            held,
+            pressure,
+        },
+    )
+    .await
 }
 
-async fn artifact_key(
-    app: &App,
-    agent: &AgentId,
-    head: &v1::ArtifactHead,
-) -> Result<Key, Status> {
+async fn artifact_key(app: &App, agent: &AgentId, head: &v1::ArtifactHead) -> Result<Key, Status> {
     let name = attempt(head.attempt.clone())?;
     if !owns(app, agent, &name).await? {
         return Err(Status::failed_precondition("stale_attempt"));
@@ -375,14 +401,18 @@ async fn store(
     while let Some(data) = next {
         size += data.len() as u64;
         if size > head.size {
-            return Err(Status::invalid_argument("more bytes came than were declared"));
+            return Err(Status::invalid_argument(
+                "more bytes came than were declared",
+            ));
         }
         hasher.update(&data);
         writing.write(Bytes::from(data)).await.map_err(failed)?;
         next = chunks.next().await.transpose()?.map(|chunk| chunk.data);
     }
     if size != head.size || hex::encode(hasher.finalize()) != head.sha256 {
-        return Err(Status::invalid_argument("the bytes do not match size and SHA-256"));
+        return Err(Status::invalid_argument(
+            "the bytes do not match size and SHA-256",
+        ));
     }
     writing.finish().await.map_err(failed)
 }

@@ -108,7 +108,9 @@ fn facts(agent: &PeerAgent, hello: &v1::Hello) -> Agent {
         serde_json::from_str(&agent.row.labels).unwrap_or_default();
     let facts = hello.facts.clone().unwrap_or_default();
     if !facts.architecture.is_empty() && facts.architecture.len() <= FACT_MAX {
-        labels.entry("arch".to_owned()).or_insert(facts.architecture);
+        labels
+            .entry("arch".to_owned())
+            .or_insert(facts.architecture);
     }
     Agent {
         state: match agent.row.state.as_str() {

@@ -110,7 +110,11 @@ async fn take(
     let close = frame.close.then(|| frame.digest.clone());
     let offset = frame.offset;
     let ack = log
-        .append(Frame { offset, bytes, close })
+        .append(Frame {
+            offset,
+            bytes,
+            close,
+        })
         .await
         .map_err(|e| Status::unavailable(e.to_string()))?;
     if ack.complete {
@@ -133,8 +137,8 @@ async fn writable(
         .await
         .map_err(|e| auth::unavailable(&e))?;
     let Some(row) = row else { return Ok(None) };
-    let own = row.attempt == i64::from(key.attempt)
-        && row.agent_id.as_deref() == Some(agent.as_str());
+    let own =
+        row.attempt == i64::from(key.attempt) && row.agent_id.as_deref() == Some(agent.as_str());
     let Ok(build) = row.build_id.parse::<BuildId>() else {
         return Ok(None);
     };
@@ -162,7 +166,9 @@ fn decode(frame: &v1::LogFrame) -> Result<Option<Bytes>, Status> {
         },
         v1::Codec::Unspecified if frame.data.is_empty() => Vec::new(),
         v1::Codec::Unspecified => {
-            return Err(Status::invalid_argument("field `codec` holds an unknown value"));
+            return Err(Status::invalid_argument(
+                "field `codec` holds an unknown value",
+            ));
         }
     };
     let good = raw.len() == length && crc32c::crc32c(&raw) == frame.crc32c;

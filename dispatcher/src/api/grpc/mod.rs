@@ -45,7 +45,8 @@ pub async fn serve(app: Arc<App>, listener: TcpListener, shutdown: Shutdown) -> 
         .max_decoding_message_size(DECODE_MAX);
     let logs = LogsServer::new(logs::LogsService::new(Arc::clone(&app)))
         .max_decoding_message_size(DECODE_MAX);
-    let admin = AdminServer::new(admin::AdminService::new(app)).max_decoding_message_size(DECODE_MAX);
+    let admin =
+        AdminServer::new(admin::AdminService::new(app)).max_decoding_message_size(DECODE_MAX);
     tonic::transport::Server::builder()
         .max_concurrent_streams(STREAMS_MAX)
         .concurrency_limit_per_connection(STREAMS_MAX as usize)

@@ -44,7 +44,9 @@ pub async fn list(State(app): State<Arc<App>>) -> Result<axum::Json<Vec<AgentVie
         rows.into_iter()
             .map(|row| {
                 let id = row.agent_id.parse::<AgentId>();
-                let busy = held.iter().filter(|h| h.agent_id.as_ref() == Some(&row.agent_id));
+                let busy = held
+                    .iter()
+                    .filter(|h| h.agent_id.as_ref() == Some(&row.agent_id));
                 AgentView {
                     busy: busy.count(),
                     connected: id.is_ok_and(|id| app.link.is_connected(&id)),
@@ -73,7 +75,9 @@ pub async fn drain(
     let missing = || Problem::not_found("agent");
     let id: AgentId = id.parse().map_err(|_| missing())?;
     let now = app.clock.now();
-    app.db.audit(person.audit(now, "agent.drain", "agent", id.as_str())).await?;
+    app.db
+        .audit(person.audit(now, "agent.drain", "agent", id.as_str()))
+        .await?;
     let reason = Some(format!("drained by {}", person.caller.subject));
     if !app.db.set_agent_state(&id, "draining", reason).await? {
         return Err(missing());
@@ -114,15 +118,23 @@ pub async fn create_join_token(
     let ttl = Duration::from_secs(new.ttl.unwrap_or(3_600));
     let uses = new.uses.unwrap_or(1);
     if ttl > Duration::from_secs(86_400) || !(1..=1_000).contains(&uses) || new.labels.len() > 100 {
-        return Err(Problem::invalid("", "out_of_range", "at most 1000 uses, one day, 100 labels"));
+        return Err(Problem::invalid(
+            "",
+            "out_of_range",
+            "at most 1000 uses, one day, 100 labels",
+        ));
     }
     let now = app.clock.now();
     let secret = token::mint(Kind::Join, &app.rng);
     let hash = token::hash(Kind::Join, &secret).unwrap_or_default();
     let expires = now.after(ttl);
-    app.db.audit(person.audit(now, "join_token.create", "join_token", &hash[..8])).await?;
+    app.db
+        .audit(person.audit(now, "join_token.create", "join_token", &hash[..8]))
+        .await?;
     let labels = serde_json::json!(new.labels).to_string();
-    app.db.insert_join_token(&hash, &labels, uses, expires, now).await?;
+    app.db
+        .insert_join_token(&hash, &labels, uses, expires, now)
+        .await?;
     let body = JoinToken {
         join_token: secret,
         expires_at: shown(expires.as_millis()),

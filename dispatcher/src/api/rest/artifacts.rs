@@ -92,7 +92,13 @@ pub async fn download(
         .next()
         .unwrap_or("artifact")
         .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_') { c } else { '_' })
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_') {
+                c
+            } else {
+                '_'
+            }
+        })
         .collect();
     let mut response = Body::from_stream(reading.bytes).into_response();
     let headers = response.headers_mut();

@@ -50,10 +50,20 @@ fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
             // The reader's words name the field and the kind, never the value.
             let words = e.to_string();
             let words = words.split(" at line ").next().unwrap_or_default();
-            let safe: String = words.split(": ").last().unwrap_or(words).chars().take(200).collect();
+            let safe: String = words
+                .split(": ")
+                .last()
+                .unwrap_or(words)
+                .chars()
+                .take(200)
+                .collect();
             Problem::invalid("", "invalid_body", format!("the body does not fit: {safe}"))
         } else {
-            let detail = format!("the body is not JSON (line {}, column {})", e.line(), e.column());
+            let detail = format!(
+                "the body is not JSON (line {}, column {})",
+                e.line(),
+                e.column()
+            );
             Problem::new(StatusCode::BAD_REQUEST, "malformed_body", detail)
         }
     })

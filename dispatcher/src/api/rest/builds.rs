@@ -65,16 +65,27 @@ pub async fn create(
     Body(new): Body<NewBuild>,
 ) -> Result<Response, Problem> {
     person.must(Deed::SteerBuild)?;
-    let hex = new.commit_sha.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    if !new.commit_sha.is_empty() && !(hex && (7..=64).contains(&new.commit_sha.len())) {
-        return Err(Problem::invalid("/commit_sha", "invalid_commit", "`commit_sha` is 7–64 hex digits"));
+    if !new.commit_sha.is_empty() && !is_commit(&new.commit_sha) {
+        return Err(Problem::invalid(
+            "/commit_sha",
+            "invalid_commit",
+            "`commit_sha` is 7–64 hex digits",
+        ));
     }
     if !matches!(new.trigger_type.as_str(), "" | "push" | "manual") {
-        return Err(Problem::invalid("/trigger_type", "invalid_trigger", "`trigger_type` is push or manual"));
+        return Err(Problem::invalid(
+            "/trigger_type",
+            "invalid_trigger",
+            "`trigger_type` is push or manual",
+        ));
     }
     let valid = crate::intake::event::is_branch_name(&new.branch);
     if !new.branch.is_empty() && !valid {
-        return Err(Problem::invalid("/branch", "invalid_branch", "this cannot name a branch"));
+        return Err(Problem::invalid(
+            "/branch",
+            "invalid_branch",
+            "this cannot name a branch",
+        ));
     }
     let request = Request {
         repo_url: new.repo_url,
@@ -89,13 +100,31 @@ pub async fn create(
     let audit = person.audit(app.clock.now(), "build.start", "build", &build_id);
     app.db.audit(audit).await?;
     let status = match build_id.parse::<BuildId>() {
-        Ok(id) => app.db.build(&id).await?.map_or("queued".to_owned(), |b| b.status),
+        Ok(id) => app
+            .db
+            .build(&id)
+            .await?
+            .map_or("queued".to_owned(), |b| b.status),
         Err(_) => "queued".to_owned(),
     };
     let location = format!("/api/v1/builds/{build_id}");
     let url = format!("{}/ui/builds/{build_id}", app.settings.public_url);
-    let body = StartedBuild { build_id, status, number, url };
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], axum::Json(body)).into_response())
+    let body = StartedBuild {
+        build_id,
+        status,
+        number,
+        url,
+    };
+    Ok((
+        StatusCode::CREATED,
+        [(header::LOCATION, location)],
+        axum::Json(body),
+    )
+        .into_response())
+}
+
+fn is_commit(text: &str) -> bool {
+    (7..=64).contains(&text.len()) && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 fn refused(error: SubmitError) -> Problem {
@@ -179,7 +208,8 @@ pub struct Build {
 }
 
 fn stage(row: StageRow) -> Stage {
-    let needs: Vec<slipway_core::build::Need> = serde_json::from_str(&row.needs).unwrap_or_default();
+    let needs: Vec<slipway_core::build::Need> =
+        serde_json::from_str(&row.needs).unwrap_or_default();
     let reason = if row.state == "unknown" {
         Some("outcome_unknown".to_owned())
     } else {
@@ -319,7 +349,11 @@ pub async fn list(
     };
     let limit = paging.limit()?;
     if !filter.commit.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return Err(Problem::invalid("/commit", "invalid_commit", "`commit` is hex digits"));
+        return Err(Problem::invalid(
+            "/commit",
+            "invalid_commit",
+            "`commit` is hex digits",
+        ));
     }
     let since = match &filter.since {
         None => Timestamp::EPOCH,
@@ -342,9 +376,14 @@ pub async fn list(
             limit: limit + 1,
         })
         .await?;
-    Ok(page(&app, "/api/v1/builds", rows, limit, |r| &r.build_id, |row| {
-        build(row, Vec::new(), &[], Vec::new())
-    }))
+    Ok(page(
+        &app,
+        "/api/v1/builds",
+        rows,
+        limit,
+        |r| &r.build_id,
+        |row| build(row, Vec::new(), &[], Vec::new()),
+    ))
 }
 
 /// Lists the stages of a build.
@@ -399,7 +438,12 @@ pub async fn cancel(
         .ok_or_else(|| Problem::not_found("build"))?;
     let audit = person.audit(app.clock.now(), "build.cancel", "build", id.as_str());
     app.db.audit(audit).await?;
-    cancel_build(&app, &id, &format!("cancelled by {}", person.caller.subject)).await?;
+    cancel_build(
+        &app,
+        &id,
+        &format!("cancelled by {}", person.caller.subject),
+    )
+    .await?;
     whole(&app, &id).await.map(axum::Json)
 }
 
@@ -426,12 +470,14 @@ pub async fn retry(
     let id = build_id(&id)?;
     let audit = person.audit(app.clock.now(), "build.retry", "build", id.as_str());
     app.db.audit(audit).await?;
-    rerun_build(&app, &id, how.failed_only).await.map_err(|e| match e {
-        RerunError::NotFound => Problem::not_found("build"),
-        RerunError::StillRunning => Problem::conflict("still_running", e.to_string()),
-        RerunError::NothingFailed => Problem::conflict("nothing_failed", e.to_string()),
-        RerunError::Store(error) => error.into(),
-    })?;
+    rerun_build(&app, &id, how.failed_only)
+        .await
+        .map_err(|e| match e {
+            RerunError::NotFound => Problem::not_found("build"),
+            RerunError::StillRunning => Problem::conflict("still_running", e.to_string()),
+            RerunError::NothingFailed => Problem::conflict("nothing_failed", e.to_string()),
+            RerunError::Store(error) => error.into(),
+        })?;
     let body = axum::Json(whole(&app, &id).await?);
     Ok(([(HeaderName::from_static("x-slipway-rerun"), "1")], body).into_response())
 }

@@ -17,7 +17,9 @@ const ANSWER: Duration = Duration::from_secs(30);
 /// # Errors
 /// 503 when it does not answer.
 pub(super) async fn client(app: &App) -> Result<RolloutsClient<Channel>, Problem> {
-    let away = |_| Problem::unavailable("the coordinator does not answer; is `slipway coordinator` running?");
+    let away = |_| {
+        Problem::unavailable("the coordinator does not answer; is `slipway coordinator` running?")
+    };
     if app.settings.coordinator.is_empty() {
         return Err(Problem::unavailable("this installation has no coordinator"));
     }
@@ -25,7 +27,11 @@ pub(super) async fn client(app: &App) -> Result<RolloutsClient<Channel>, Problem
         .map_err(away)?
         .connect_timeout(Duration::from_secs(5))
         .timeout(ANSWER);
-    endpoint.connect().await.map(RolloutsClient::new).map_err(away)
+    endpoint
+        .connect()
+        .await
+        .map(RolloutsClient::new)
+        .map_err(away)
 }
 
 /// A request in the caller's name.

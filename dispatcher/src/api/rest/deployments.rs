@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use slipway_core::access::Deed;
 use slipway_core::pipeline::{DeploySpec, stage_of};
 use slipway_proto::v1;
-use slipway_store::{RolloutFilter, RolloutRow};
+use slipway_store::{BuildRow, RolloutFilter, RolloutRow};
 use utoipa::{IntoParams, ToSchema};
 
 use super::body::Body;
@@ -56,37 +56,17 @@ pub async fn create(
     Body(new): Body<NewDeployment>,
 ) -> Result<Response, Problem> {
     person.must(Deed::StartDeployment)?;
-    if !matches!(new.strategy.as_str(), "" | "canary" | "blue-green" | "rolling") {
-        return Err(Problem::invalid("/strategy", "invalid_strategy", "`strategy` is canary, blue-green or rolling"));
+    if !matches!(
+        new.strategy.as_str(),
+        "" | "canary" | "blue-green" | "rolling"
+    ) {
+        return Err(Problem::invalid(
+            "/strategy",
+            "invalid_strategy",
+            "`strategy` is canary, blue-green or rolling",
+        ));
     }
-    let id = build_id(&new.build_id)
-        .map_err(|_| Problem::invalid("/build_id", "unknown_build", "there is no such build"))?;
-    let build = app.db.build(&id).await?;
-    let build = build
-        .ok_or_else(|| Problem::invalid("/build_id", "unknown_build", "there is no such build"))?;
-    if build.status != "passed" {
-        return Err(Problem::conflict("build_not_passed", format!("the build is {}", build.status)));
-    }
-    let text = build.deploy.clone().unwrap_or_default();
-    let deploy: DeploySpec = serde_json::from_str(&text)
-        .map_err(|_| Problem::conflict("no_deploy_section", "the build's file has no `deploy`"))?;
-    if !new.service.is_empty() && new.service != deploy.service {
-        return Err(Problem::invalid("/service", "unknown_service", "the build has no such service"));
-    }
-    if !deploy.environments.iter().any(|e| e.name == new.target_env) {
-        return Err(Problem::invalid("/target_env", "unknown_environment", "the build's file has no such environment"));
-    }
-    let image = match stage_of(&deploy.image) {
-        Some(stage) => app
-            .db
-            .stages(&id)
-            .await?
-            .into_iter()
-            .find(|s| s.stage_name == stage)
-            .and_then(|s| s.image_uri)
-            .ok_or_else(|| Problem::conflict("no_image", "the build left no image"))?,
-        None => deploy.image.clone(),
-    };
+    let release = release(&app, &new).await?;
     let now = app.clock.now();
     let key = headers
         .get("idempotency-key")
@@ -94,13 +74,13 @@ pub async fn create(
         .map_or_else(|| app.rng.ulid(now), str::to_owned);
     let request = v1::StartRolloutRequest {
         idempotency_key: format!("rest/{}/{key}", person.caller.subject),
-        build_id: id.to_string(),
-        repo_id: build.repo_id,
-        commit_sha: build.commit_sha,
-        service: deploy.service,
+        build_id: release.build.build_id,
+        repo_id: release.build.repo_id,
+        commit_sha: release.build.commit_sha,
+        service: release.service,
         environment: new.target_env,
-        image,
-        deploy_json: text,
+        image: release.image,
+        deploy_json: release.text,
         strategy: new.strategy,
         initiator: person.caller.subject.clone(),
     };
@@ -113,7 +93,68 @@ pub async fn create(
         phase: answer.phase,
         approval_status: answer.approval_status,
     };
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], axum::Json(body)).into_response())
+    Ok((
+        StatusCode::CREATED,
+        [(header::LOCATION, location)],
+        axum::Json(body),
+    )
+        .into_response())
+}
+
+/// What a build has to deploy.
+struct Release {
+    build: BuildRow,
+    service: String,
+    image: String,
+    text: String,
+}
+
+async fn release(app: &App, new: &NewDeployment) -> Result<Release, Problem> {
+    let id = build_id(&new.build_id)
+        .map_err(|_| Problem::invalid("/build_id", "unknown_build", "there is no such build"))?;
+    let build = app.db.build(&id).await?;
+    let build = build
+        .ok_or_else(|| Problem::invalid("/build_id", "unknown_build", "there is no such build"))?;
+    if build.status != "passed" {
+        return Err(Problem::conflict(
+            "build_not_passed",
+            format!("the build is {}", build.status),
+        ));
+    }
+    let text = build.deploy.clone().unwrap_or_default();
+    let deploy: DeploySpec = serde_json::from_str(&text)
+        .map_err(|_| Problem::conflict("no_deploy_section", "the build's file has no `deploy`"))?;
+    if !new.service.is_empty() && new.service != deploy.service {
+        return Err(Problem::invalid(
+            "/service",
+            "unknown_service",
+            "the build has no such service",
+        ));
+    }
+    if !deploy.environments.iter().any(|e| e.name == new.target_env) {
+        return Err(Problem::invalid(
+            "/target_env",
+            "unknown_environment",
+            "the build's file has no such environment",
+        ));
+    }
+    let image = match stage_of(&deploy.image) {
+        Some(stage) => app
+            .db
+            .stages(&id)
+            .await?
+            .into_iter()
+            .find(|s| s.stage_name == stage)
+            .and_then(|s| s.image_uri)
+            .ok_or_else(|| Problem::conflict("no_image", "the build left no image"))?,
+        None => deploy.image.clone(),
+    };
+    Ok(Release {
+        build,
+        service: deploy.service,
+        image,
+        text,
+    })
 }
 
 /// One step of a deployment.
@@ -250,9 +291,14 @@ pub async fn list(
             limit: limit + 1,
         })
         .await?;
-    Ok(page(&app, "/api/v1/deployments", rows, limit, |r| &r.deployment_id, |row| {
-        deployment(row, Vec::new())
-    }))
+    Ok(page(
+        &app,
+        "/api/v1/deployments",
+        rows,
+        limit,
+        |r| &r.deployment_id,
+        |row| deployment(row, Vec::new()),
+    ))
 }
 
 /// The same for operators.
@@ -471,14 +517,21 @@ pub async fn rollback(
     Body(body): Body<Rollback>,
 ) -> Result<axum::Json<RolledBack>, Problem> {
     if body.reason.trim().is_empty() {
-        return Err(Problem::invalid("/reason", "reason_missing", "say why, in `reason`"));
+        return Err(Problem::invalid(
+            "/reason",
+            "reason_missing",
+            "say why, in `reason`",
+        ));
     }
     let request = v1::RollBackRequest {
         deployment_id,
         reason: body.reason,
         to: body.to,
     };
-    let answer = client(&app).await?.roll_back(signed(&person, request)).await;
+    let answer = client(&app)
+        .await?
+        .roll_back(signed(&person, request))
+        .await;
     let answer = answer.map_err(refused)?.into_inner();
     Ok(axum::Json(RolledBack {
         rolled_back_to_version: answer.rolled_back_to_version,

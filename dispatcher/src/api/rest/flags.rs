@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use slipway_core::access::Deed;
 use slipway_core::id::FlagId;
-use slipway_store::FlagRow;
+use slipway_store::{FlagRow, StoreError};
 use utoipa::ToSchema;
 
 use super::body::Body;
@@ -19,6 +19,8 @@ use crate::state::App;
 
 /// Target users of one flag.
 const USERS_MAX: usize = 10_000;
+/// Flags of one list.
+const FLAGS_MAX: u32 = 1_000;
 /// Length of one user's key.
 const USER_MAX: usize = 256;
 /// Percentages are kept in thousandths.
@@ -109,7 +111,10 @@ pub async fn create(
 ) -> Result<Response, Problem> {
     person.must(Deed::Maintain)?;
     let shaped = (1..=128).contains(&new.name.len())
-        && new.name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'~' | b'-'));
+        && new
+            .name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'~' | b'-'));
     if !shaped {
         let detail = "a flag's name is 1–128 of letters, digits, `.`, `_`, `~` and `-`";
         return Err(Problem::invalid("/name", "invalid_name", detail));
@@ -127,9 +132,10 @@ pub async fn create(
     };
     let audit = person.audit(now, "flag.create", "flag", id.as_str());
     app.db.audit(audit).await?;
-    if !app.db.insert_flag(row.clone()).await? {
-        return Err(Problem::conflict("flag_exists", "there is a flag of this name"));
-    }
+    app.db.insert_flag(row.clone()).await.map_err(|e| match e {
+        StoreError::Conflict(_) => Problem::conflict("flag_exists", "there is a flag of this name"),
+        other => other.into(),
+    })?;
     Ok((StatusCode::CREATED, axum::Json(flag(row))).into_response())
 }
 
@@ -137,7 +143,7 @@ pub async fn create(
 #[utoipa::path(get, path = "/feature-flags", tag = "flags", security(("token" = [])),
     responses((status = 200, body = Vec<Flag>)))]
 pub async fn list(State(app): State<Arc<App>>) -> Result<axum::Json<Vec<Flag>>, Problem> {
-    let rows = app.db.flags().await?;
+    let rows = app.db.flags(FLAGS_MAX).await?;
     Ok(axum::Json(rows.into_iter().map(flag).collect()))
 }
 
@@ -158,7 +164,11 @@ pub async fn status(
     Ok(axum::Json(FlagStatus {
         enabled: flag.enabled,
         rollout_percentage: flag.rollout_percentage,
-        active_users: if flag.enabled { flag.target_users.len() } else { 0 },
+        active_users: if flag.enabled {
+            flag.target_users.len()
+        } else {
+            0
+        },
     }))
 }
 
@@ -194,7 +204,9 @@ pub async fn change(
     }
     let now = app.clock.now();
     row.updated_at = now.as_millis();
-    app.db.audit(person.audit(now, "flag.change", "flag", &row.flag_id)).await?;
-    app.db.update_flag(row.clone()).await?;
+    app.db
+        .audit(person.audit(now, "flag.change", "flag", &row.flag_id))
+        .await?;
+    app.db.update_flag(row.clone(), now).await?;
     Ok(axum::Json(flag(row)))
 }

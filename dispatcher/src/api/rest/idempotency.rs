@@ -38,9 +38,16 @@ async fn keyed(
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    let key = key.to_str().ok().filter(|k| !k.is_empty() && k.len() <= KEY_MAX);
+    let key = key
+        .to_str()
+        .ok()
+        .filter(|k| !k.is_empty() && k.len() <= KEY_MAX);
     let key = key.ok_or_else(|| {
-        Problem::invalid("", "bad_idempotency_key", "an Idempotency-Key is 1–255 plain characters")
+        Problem::invalid(
+            "",
+            "bad_idempotency_key",
+            "an Idempotency-Key is 1–255 plain characters",
+        )
     })?;
     let caller = request
         .extensions()
@@ -70,7 +77,8 @@ async fn keyed(
             ));
         }
         IdempotencyClaim::InFlight => {
-            let mut problem = Problem::conflict("in_flight", "the first request is still under way");
+            let mut problem =
+                Problem::conflict("in_flight", "the first request is still under way");
             problem.retry_after = Some(1);
             return Err(problem);
         }
@@ -78,7 +86,9 @@ async fn keyed(
             return Ok(kept(status, body, location));
         }
     }
-    let response = next.run(Request::from_parts(parts, Body::from(bytes))).await;
+    let response = next
+        .run(Request::from_parts(parts, Body::from(bytes)))
+        .await;
     keep(app, &caller, key, response).await
 }
 

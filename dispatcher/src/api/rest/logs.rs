@@ -90,7 +90,11 @@ pub async fn show(
     }
     let count = wanted.lines.unwrap_or(100);
     if count == 0 || count > LINES_MAX {
-        return Err(Problem::invalid("/lines", "out_of_range", "`lines` is 1 to 10 000"));
+        return Err(Problem::invalid(
+            "/lines",
+            "out_of_range",
+            "`lines` is 1 to 10 000",
+        ));
     }
     let mut logs = Vec::new();
     for stage in stages {
@@ -98,14 +102,19 @@ pub async fn show(
             continue;
         };
         let lines = log.last_lines(count).await.map_err(unreadable)?;
-        logs.extend(lines.into_iter().map(|line| (line.at_ms, LogLine {
-            timestamp: shown(line.at_ms),
-            level: level_of(&line.text).to_owned(),
-            message: line.text,
-            stage: stage.stage_name.clone(),
-            stream: "output".to_owned(),
-            line: line.offset,
-        })));
+        logs.extend(lines.into_iter().map(|line| {
+            (
+                line.at_ms,
+                LogLine {
+                    timestamp: shown(line.at_ms),
+                    level: level_of(&line.text).to_owned(),
+                    message: line.text,
+                    stage: stage.stage_name.clone(),
+                    stream: "output".to_owned(),
+                    line: line.offset,
+                },
+            )
+        }));
     }
     // Stages may have executed at once: their lines are laid together by arrival.
     logs.sort_by_key(|(at, _)| *at);
@@ -160,7 +169,10 @@ async fn raw(app: &App, build: &BuildId, stages: Vec<StageRow>) -> Result<Respon
     // An attachment: text from a stage is never shown as a page of ours.
     let headers = [
         (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
-        (header::CONTENT_DISPOSITION, "attachment; filename=\"build.log\""),
+        (
+            header::CONTENT_DISPOSITION,
+            "attachment; filename=\"build.log\"",
+        ),
     ];
     Ok((headers, Body::from_stream(bytes)).into_response())
 }
@@ -230,7 +242,8 @@ impl Follower {
             .min_by_key(|s| (s.started_at.unwrap_or(i64::MAX), s.idx));
         let Some(stage) = next else {
             if over {
-                self.queue.push_back(Event::default().event("end").data("{}"));
+                self.queue
+                    .push_back(Event::default().event("end").data("{}"));
                 self.ended = true;
             } else {
                 wait(changes).await;
@@ -254,9 +267,11 @@ impl Follower {
             if progress.ended || final_state {
                 self.done.push(place);
                 let data = serde_json::json!({"stage": stage.stage_name, "status": stage.status});
-                self.queue.push_back(Event::default().event("stage").data(data.to_string()));
+                self.queue
+                    .push_back(Event::default().event("stage").data(data.to_string()));
             } else {
-                let grown = tokio::time::timeout(std::time::Duration::from_secs(1), watch.changed());
+                let grown =
+                    tokio::time::timeout(std::time::Duration::from_secs(1), watch.changed());
                 let _slow_tick_looks_again = grown.await;
             }
             return Ok(());
@@ -268,7 +283,12 @@ impl Follower {
             "text": String::from_utf8_lossy(&bytes),
         });
         let id = format!("{}:{}:{end}", stage.idx, stage.attempt);
-        self.queue.push_back(Event::default().event("output").id(id).data(data.to_string()));
+        self.queue.push_back(
+            Event::default()
+                .event("output")
+                .id(id)
+                .data(data.to_string()),
+        );
         Ok(())
     }
 }

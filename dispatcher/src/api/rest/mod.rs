@@ -5,18 +5,18 @@
 //! an `Idempotency-Key`.
 
 pub mod agents;
-mod artifacts;
-mod body;
-mod builds;
-mod coordinator;
+pub mod artifacts;
+pub mod body;
+pub mod builds;
+pub mod coordinator;
 pub mod deployments;
-mod flags;
-mod idempotency;
-mod logs;
-mod page;
-mod repositories;
-mod time;
-mod tokens;
+pub mod flags;
+pub mod idempotency;
+pub mod logs;
+pub mod page;
+pub mod repositories;
+pub mod time;
+pub mod tokens;
 
 use std::sync::Arc;
 
@@ -66,7 +66,10 @@ fn authenticated() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(repositories::create_hook))
         .routes(routes!(repositories::deliveries))
         .routes(routes!(repositories::replay))
-        .routes(routes!(repositories::put_secret, repositories::secret_names))
+        .routes(routes!(
+            repositories::put_secret,
+            repositories::secret_names
+        ))
         .routes(routes!(agents::list))
         .routes(routes!(agents::drain))
         .routes(routes!(agents::create_join_token))
@@ -131,14 +134,16 @@ async fn ready(State(app): State<Arc<App>>) -> impl IntoResponse {
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    (status, axum::Json(serde_json::json!({"troubles": troubles})))
+    (
+        status,
+        axum::Json(serde_json::json!({"troubles": troubles})),
+    )
 }
 
 async fn schema() -> impl IntoResponse {
     axum::Json(slipway_core::pipeline::json_schema())
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the layer's signature")]
 fn panicked(_: Box<dyn std::any::Any + Send>) -> axum::response::Response {
     tracing::error!("a handler panicked");
     let detail = "something is wrong on the server; its log says what";
@@ -153,7 +158,10 @@ async fn headers(
     use axum::http::{HeaderValue, header};
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
     headers.insert(
         header::CONTENT_SECURITY_POLICY,
         HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'; sandbox"),

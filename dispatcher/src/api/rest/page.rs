@@ -41,7 +41,11 @@ impl Paging {
         match self.limit {
             None => Ok(PAGE_DEFAULT),
             Some(n) if (1..=PAGE_MAX).contains(&n) => Ok(n),
-            Some(_) => Err(Problem::invalid("/limit", "out_of_range", "`limit` is 1 to 200")),
+            Some(_) => Err(Problem::invalid(
+                "/limit",
+                "out_of_range",
+                "`limit` is 1 to 200",
+            )),
         }
     }
 
@@ -75,11 +79,12 @@ pub fn page<R, T: Serialize>(
         let sealed = app.seal.seal("cursor", id(last).as_bytes()).ok()?;
         Some(URL_SAFE_NO_PAD.encode(sealed))
     });
-    let link = next_cursor
-        .as_ref()
-        .and_then(|cursor| {
-            HeaderValue::from_str(&format!("<{path}?cursor={cursor}&limit={limit}>; rel=\"next\"")).ok()
-        });
+    let link = next_cursor.as_ref().and_then(|cursor| {
+        HeaderValue::from_str(&format!(
+            "<{path}?cursor={cursor}&limit={limit}>; rel=\"next\""
+        ))
+        .ok()
+    });
     let items: Vec<T> = rows.into_iter().map(shown).collect();
     let mut response = axum::Json(Page { items, next_cursor }).into_response();
     if let Some(link) = link {

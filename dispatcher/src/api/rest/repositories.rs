@@ -71,17 +71,41 @@ pub async fn create(
     policy
         .check(&new.repo_url)
         .map_err(|e| Problem::invalid("/repo_url", "invalid_address", e.to_string()))?;
-    let branch = if new.branch.is_empty() { "main".to_owned() } else { new.branch };
+    let branch = if new.branch.is_empty() {
+        "main".to_owned()
+    } else {
+        new.branch
+    };
     if !crate::intake::event::is_branch_name(&branch) {
-        return Err(Problem::invalid("/branch", "invalid_branch", "this cannot name a branch"));
+        return Err(Problem::invalid(
+            "/branch",
+            "invalid_branch",
+            "this cannot name a branch",
+        ));
     }
-    let last = new.repo_url.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
-    let name = if new.name.is_empty() { last.trim_end_matches(".git").to_owned() } else { new.name };
+    let last = new
+        .repo_url
+        .trim_end_matches('/')
+        .rsplit('/')
+        .next()
+        .unwrap_or_default();
+    let name = if new.name.is_empty() {
+        last.trim_end_matches(".git").to_owned()
+    } else {
+        new.name
+    };
     if name.is_empty() || name.len() > 200 || name.chars().any(char::is_control) {
-        return Err(Problem::invalid("/name", "invalid_name", "a name is 1–200 characters"));
+        return Err(Problem::invalid(
+            "/name",
+            "invalid_name",
+            "a name is 1–200 characters",
+        ));
     }
     if app.db.repository_by_url(&new.repo_url).await?.is_some() {
-        return Err(Problem::conflict("repository_exists", "this address is registered already"));
+        return Err(Problem::conflict(
+            "repository_exists",
+            "this address is registered already",
+        ));
     }
     let now = app.clock.now();
     let id: RepoId = app.rng.id(now);
@@ -94,7 +118,9 @@ pub async fn create(
         reconciled_ms: None,
         created_at: now.as_millis(),
     };
-    app.db.audit(person.audit(now, "repository.create", "repository", id.as_str())).await?;
+    app.db
+        .audit(person.audit(now, "repository.create", "repository", id.as_str()))
+        .await?;
     app.db.insert_repository(row.clone()).await?;
     Ok((StatusCode::CREATED, axum::Json(repository(row))).into_response())
 }
@@ -154,15 +180,23 @@ pub async fn create_hook(
     let secret = match scheme {
         Scheme::GitLabSigned | Scheme::Generic => {
             use base64::Engine as _;
-            format!("whsec_{}", base64::engine::general_purpose::STANDARD.encode(bytes))
+            format!(
+                "whsec_{}",
+                base64::engine::general_purpose::STANDARD.encode(bytes)
+            )
         }
         _ => hex::encode(bytes),
     };
-    let sealed = app.seal.seal(&format!("hook/{id}"), secret.as_bytes()).map_err(|error| {
-        tracing::error!(%error, "a secret cannot be sealed");
-        Problem::unavailable("the secret cannot be sealed")
-    })?;
-    app.db.audit(person.audit(now, "hook.create", "hook", id.as_str())).await?;
+    let sealed = app
+        .seal
+        .seal(&format!("hook/{id}"), secret.as_bytes())
+        .map_err(|error| {
+            tracing::error!(%error, "a secret cannot be sealed");
+            Problem::unavailable("the secret cannot be sealed")
+        })?;
+    app.db
+        .audit(person.audit(now, "hook.create", "hook", id.as_str()))
+        .await?;
     app.db
         .insert_hook(HookRow {
             hook_id: id.to_string(),
@@ -177,7 +211,15 @@ pub async fn create_hook(
         .await?;
     let hook_id = id.to_string();
     let url = format!("/webhooks/{hook_id}");
-    Ok((StatusCode::CREATED, axum::Json(MadeHook { hook_id, url, secret })).into_response())
+    Ok((
+        StatusCode::CREATED,
+        axum::Json(MadeHook {
+            hook_id,
+            url,
+            secret,
+        }),
+    )
+        .into_response())
 }
 
 /// One delivery.
@@ -234,9 +276,14 @@ pub async fn replay(
     if row.hook_id != hook {
         return Err(missing());
     }
-    app.db.audit(person.audit(app.clock.now(), "delivery.replay", "delivery", id.as_str())).await?;
+    app.db
+        .audit(person.audit(app.clock.now(), "delivery.replay", "delivery", id.as_str()))
+        .await?;
     if !app.db.reopen_delivery(&id).await? {
-        let detail = format!("the delivery is {}; only quarantined ones are looked at again", row.state);
+        let detail = format!(
+            "the delivery is {}; only quarantined ones are looked at again",
+            row.state
+        );
         return Err(Problem::conflict("already_decided", detail));
     }
     app.inbox.announce(id);
@@ -263,7 +310,9 @@ pub async fn put_secret(
     person.must(Deed::Maintain)?;
     let (id, _) = found(&app, &repo).await?;
     let shaped = (1..=63).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));
     if !shaped {
         let detail = "a secret's name is 1–63 of letters, digits, `_`, `-` and `.`";
         return Err(Problem::invalid("/name", "invalid_name", detail));
@@ -279,7 +328,9 @@ pub async fn put_secret(
         Problem::unavailable("the secret cannot be sealed")
     })?;
     let now = app.clock.now();
-    app.db.audit(person.audit(now, "secret.set", "secret", &name)).await?;
+    app.db
+        .audit(person.audit(now, "secret.set", "secret", &name))
+        .await?;
     app.db.put_secret(&id, &name, sealed, now).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -57,7 +57,11 @@ pub async fn create(
         return Err(Problem::invalid("/subject", "invalid_subject", detail));
     }
     if new.subject == "system" {
-        return Err(Problem::invalid("/subject", "invalid_subject", "`system` is Slipway itself"));
+        return Err(Problem::invalid(
+            "/subject",
+            "invalid_subject",
+            "`system` is Slipway itself",
+        ));
     }
     for role in &new.roles {
         if role.strip_prefix("group:").is_none_or(str::is_empty) {
@@ -67,16 +71,24 @@ pub async fn create(
     }
     let days = new.days.unwrap_or(90);
     if !(1..=DAYS_MAX).contains(&days) {
-        return Err(Problem::invalid("/days", "out_of_range", "`days` is 1 to 365"));
+        return Err(Problem::invalid(
+            "/days",
+            "out_of_range",
+            "`days` is 1 to 365",
+        ));
     }
     let now = app.clock.now();
     let id: TokenId = app.rng.id(now);
     let secret = token::mint(Kind::Api, &app.rng);
     let hash = token::hash(Kind::Api, &secret).unwrap_or_default();
     let expires = now.after(Duration::from_secs(days * 86_400));
-    app.db.audit(person.audit(now, "token.create", "token", id.as_str())).await?;
+    app.db
+        .audit(person.audit(now, "token.create", "token", id.as_str()))
+        .await?;
     let roles = serde_json::json!(new.roles).to_string();
-    app.db.insert_token(&id, &new.subject, &hash, &roles, now, expires).await?;
+    app.db
+        .insert_token(&id, &new.subject, &hash, &roles, now, expires)
+        .await?;
     let body = MadeToken {
         token_id: id.to_string(),
         token: secret,
@@ -131,7 +143,9 @@ pub async fn revoke(
     let missing = || Problem::not_found("token");
     let id: TokenId = id.parse().map_err(|_| missing())?;
     let now = app.clock.now();
-    app.db.audit(person.audit(now, "token.revoke", "token", id.as_str())).await?;
+    app.db
+        .audit(person.audit(now, "token.revoke", "token", id.as_str()))
+        .await?;
     if !app.db.revoke_token(&id, now).await? {
         return Err(missing());
     }
@@ -158,7 +172,8 @@ pub async fn audit(
     Ok(axum::Json(
         rows.into_iter()
             .map(|row| {
-                let detail: serde_json::Value = serde_json::from_str(&row.detail).unwrap_or_default();
+                let detail: serde_json::Value =
+                    serde_json::from_str(&row.detail).unwrap_or_default();
                 serde_json::json!({
                     "seq": row.seq, "at": shown(row.at), "actor": row.actor_id,
                     "actor_type": row.actor_type, "address": row.address, "action": row.action,

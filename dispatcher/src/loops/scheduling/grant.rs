@@ -40,7 +40,10 @@ impl Scheduler {
             if good {
                 self.granted(&a);
                 let app = Arc::clone(&self.app);
-                shutdown.spawn("send assignment", async move { send(&app, a, secret).await });
+                shutdown.spawn(
+                    "send assignment",
+                    async move { send(&app, a, secret).await },
+                );
             } else {
                 // Somebody else changed it (cancelled, draining, group full): look again.
                 self.refresh_stage(&a.stage).await?;
@@ -80,7 +83,12 @@ async fn send(app: &Arc<App>, a: Assignment, secret: String) {
             }
         }
         Err(AssignError::MissingSecret(name)) => {
-            fail(app, &a, format!("secret `{name}` is not set for this repository")).await;
+            fail(
+                app,
+                &a,
+                format!("secret `{name}` is not set for this repository"),
+            )
+            .await;
         }
         Err(error) => {
             tracing::error!(%error, stage = %a.stage, "an assignment cannot be put together");
