@@ -232,11 +232,11 @@ fn add_base64(part: &[u8], shift: usize, alphabet: &[u8; 64], all: &mut BTreeSet
         alphabet[usize::from(sextet)]
     };
     let known: Vec<u8> = (first..bits / 6).map(character).collect();
-    if bits % 6 != 0 {
+    if !bits.is_multiple_of(6) {
         let mut with_tail = known.clone();
         with_tail.push(character(bits / 6));
         let mut padded = with_tail.clone();
-        while (first + padded.len()) % 4 != 0 {
+        while !(first + padded.len()).is_multiple_of(4) {
             padded.push(b'=');
         }
         add(with_tail, all);
