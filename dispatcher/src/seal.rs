@@ -131,7 +131,10 @@ mod tests {
         let seal = Seal::open_or_create(&dir.path().join("key"), &rng).unwrap();
         let sealed = seal.seal("secret/a/x", b"value").unwrap();
         assert_eq!(seal.open("secret/a/x", &sealed).unwrap(), b"value");
-        assert!(seal.open("secret/b/x", &sealed).is_err(), "moved to another id");
+        assert!(
+            seal.open("secret/b/x", &sealed).is_err(),
+            "moved to another id"
+        );
         let again = Seal::open_or_create(&dir.path().join("key"), &rng).unwrap();
         assert_eq!(again.open("secret/a/x", &sealed).unwrap(), b"value");
         let other = Seal::open_or_create(&dir.path().join("other"), &rng).unwrap();

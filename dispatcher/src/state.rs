@@ -63,6 +63,8 @@ pub struct App {
     pub handover: Notify,
     /// Builds that changed, for whoever watches.
     pub changes: broadcast::Sender<BuildId>,
+    /// Bearer value of this dispatcher's own calls to the coordinator.
+    pub own_token: String,
     /// What the scheduler last said about waiting stages.
     pub queue_view: crate::loops::scheduling::QueueView,
 }
@@ -103,7 +105,9 @@ impl App {
         let (nudge, nudges) = mpsc::channel(NUDGES);
         let (changes, _) = broadcast::channel(CHANGES);
         let logs = Logs::new(Arc::clone(&parts.objects), parts.clock.clone());
+        let own_token = crate::token::mint(crate::token::Kind::Api, &parts.rng);
         let app = Self {
+            own_token,
             settings: parts.settings,
             db: parts.db,
             objects: parts.objects,
@@ -121,6 +125,13 @@ impl App {
             queue_view: Arc::default(),
         };
         (Arc::new(app), Inboxes { deliveries, nudges })
+    }
+
+    /// Puts this dispatcher's own credential on a call to the coordinator.
+    pub fn coordinator_token(&self, metadata: &mut tonic::metadata::MetadataMap) {
+        if let Ok(value) = format!("Bearer {}", self.own_token).parse() {
+            metadata.insert("authorization", value);
+        }
     }
 
     /// Tells everybody who cares that a build changed.

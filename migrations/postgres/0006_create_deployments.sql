@@ -16,11 +16,13 @@ CREATE TABLE environments (
     created_at     BIGINT NOT NULL
 );
 
--- The fencing tokens: one sequence per service and environment.
+-- The fencing tokens and the generations of changes: one sequence of each per service and
+-- environment.
 CREATE TABLE deploy_tokens (
     service_id     TEXT NOT NULL,
     environment_id TEXT NOT NULL,
     token          BIGINT NOT NULL,
+    gen            BIGINT NOT NULL DEFAULT 0,
     PRIMARY KEY (service_id, environment_id)
 );
 

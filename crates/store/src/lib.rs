@@ -8,6 +8,9 @@
 //! There are no traits by aggregate yet: `Db` is one type over both engines, and the conformance
 //! suite runs on both. Logs and artifacts never go into SQL.
 
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
+
 mod access;
 mod agents;
 mod artifacts;
@@ -15,15 +18,20 @@ mod audit;
 mod builds;
 mod cancels;
 mod db;
+mod environments;
 mod error;
 mod flags;
 mod inbox;
+mod locks;
 mod losses;
 mod migrate;
 mod queue;
 mod repositories;
 mod results;
+mod rollout_changes;
+mod rollouts;
 mod sql;
+mod versions;
 mod writer;
 
 pub use access::{IdempotencyClaim, TokenRow};
@@ -33,12 +41,19 @@ pub use audit::{AuditEntry, AuditRow};
 pub use builds::{BuildFilter, BuildRow, Created, NewBuild, NewStage, StageRow};
 pub use cancels::ToTell;
 pub use db::{Db, Settings};
+pub use environments::{EnvironmentRow, ServiceRow};
 pub use error::StoreError;
 pub use flags::FlagRow;
 pub use inbox::{Delivery, NewDelivery, Recorded};
+pub use locks::LockRow;
 pub use losses::Loss;
 pub use queue::{Assignment, LiveStage, QueueRow};
 pub use repositories::{HookRow, RepositoryRow, ScheduleRow};
 pub use results::{Acceptance, AttemptResult, AttemptRow, BuildChange, Finished};
+pub use rollout_changes::{Ending, RolloutChange};
+pub use rollouts::{
+    ApprovalRow, Begun, NewRollout, NewVersion, RolloutEventRow, RolloutFilter, RolloutRow, StepRow,
+};
 pub use sql::{Arg, Rows};
+pub use versions::VersionRow;
 pub use writer::Tx;

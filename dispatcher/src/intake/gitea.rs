@@ -22,12 +22,18 @@ pub(super) fn event(name: &str, body: &Value) -> Result<HostEvent, Unusable> {
             at.shown(&["sender", "login"]),
         ),
         "delete" => {
-            let kind = if at.text(&["ref_type"])? == "tag" { "tags" } else { "heads" };
+            let kind = if at.text(&["ref_type"])? == "tag" {
+                "tags"
+            } else {
+                "heads"
+            };
             let name = at.text(&["ref"])?;
             let ref_name = super::event::full_ref(&format!("refs/{kind}/{name}"))?;
             Ok(HostEvent::Deleted { ref_name })
         }
         "pull_request" | "pull_request_sync" => github::pull_request(&at),
-        other => Ok(HostEvent::Ignored(format!("event `{other}` starts nothing"))),
+        other => Ok(HostEvent::Ignored(format!(
+            "event `{other}` starts nothing"
+        ))),
     }
 }

@@ -22,7 +22,9 @@ pub(super) fn event(name: &str, body: &Value) -> Result<HostEvent, Unusable> {
             at.shown(&["sender", "login"]),
         ),
         "pull_request" => pull_request(&at),
-        other => Ok(HostEvent::Ignored(format!("event `{other}` starts nothing"))),
+        other => Ok(HostEvent::Ignored(format!(
+            "event `{other}` starts nothing"
+        ))),
     }
 }
 

@@ -21,7 +21,9 @@ pub(super) fn event(name: &str, body: &Value) -> Result<HostEvent, Unusable> {
             at.shown(&["user_username"]),
         ),
         "Merge Request Hook" => merge_request(&at),
-        other => Ok(HostEvent::Ignored(format!("event `{other}` starts nothing"))),
+        other => Ok(HostEvent::Ignored(format!(
+            "event `{other}` starts nothing"
+        ))),
     }
 }
 

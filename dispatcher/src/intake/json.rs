@@ -99,7 +99,11 @@ mod tests {
             b"",
             b"{} {}",
         ] {
-            assert!(read(bad).is_err(), "{:?}", String::from_utf8_lossy(&bad[..bad.len().min(40)]));
+            assert!(
+                read(bad).is_err(),
+                "{:?}",
+                String::from_utf8_lossy(&bad[..bad.len().min(40)])
+            );
         }
         assert!(read(br#"{"a":[1,2.5,null,true,"x"]}"#).is_ok());
     }

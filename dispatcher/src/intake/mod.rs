@@ -161,9 +161,14 @@ fn secrets(app: &App, row: &HookRow) -> Result<Vec<Vec<u8>>, Problem> {
 /// Gitea signs the JSON inside a form; GitHub signs the form as it is.
 fn signed_bytes(scheme: Scheme, headers: &HeaderMap, body: &[u8]) -> Option<Vec<u8>> {
     let inner = matches!(scheme, Scheme::Gitea | Scheme::Forgejo);
-    (inner && is_form(headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok())))
-        .then(|| form_payload(body))
-        .flatten()
+    (inner
+        && is_form(
+            headers
+                .get(header::CONTENT_TYPE)
+                .and_then(|v| v.to_str().ok()),
+        ))
+    .then(|| form_payload(body))
+    .flatten()
 }
 
 fn is_form(content_type: Option<&str>) -> bool {
@@ -279,10 +284,16 @@ fn is_known(scheme: Scheme, event: &str) -> bool {
             matches!(event, "Push Hook" | "Tag Push Hook" | "Merge Request Hook")
         }
         Scheme::Gitea | Scheme::Forgejo => {
-            matches!(event, "push" | "delete" | "pull_request" | "pull_request_sync")
+            matches!(
+                event,
+                "push" | "delete" | "pull_request" | "pull_request_sync"
+            )
         }
         Scheme::BitbucketCloud => {
-            matches!(event, "repo:push" | "pullrequest:created" | "pullrequest:updated")
+            matches!(
+                event,
+                "repo:push" | "pullrequest:created" | "pullrequest:updated"
+            )
         }
         Scheme::BitbucketDataCenter => matches!(
             event,
@@ -310,7 +321,9 @@ pub fn events(hook: &HookRow, delivery: &Delivery) -> Result<Vec<HostEvent>, Unu
     };
     let event = delivery.event.as_str();
     if !event.is_empty() && !is_known(scheme, event) {
-        return Ok(vec![HostEvent::Ignored(format!("event `{event}` starts nothing"))]);
+        return Ok(vec![HostEvent::Ignored(format!(
+            "event `{event}` starts nothing"
+        ))]);
     }
     let body = json::read(body).map_err(Unusable::Parse)?;
     let about = match scheme {

@@ -117,7 +117,11 @@ fn fits(
             let hex = single(headers, "x-hub-signature")?.strip_prefix("sha256=")?;
             Some(hex_fits(secret, hex, body))
         }
-        Scheme::Gitea => Some(hex_fits(secret, single(headers, "x-gitea-signature")?, body)),
+        Scheme::Gitea => Some(hex_fits(
+            secret,
+            single(headers, "x-gitea-signature")?,
+            body,
+        )),
         Scheme::Forgejo => Some(hex_fits(
             secret,
             single(headers, "x-forgejo-signature")?,
@@ -158,12 +162,7 @@ fn mac(secret: &[u8], parts: &[&[u8]]) -> Option<Hmac<Sha256>> {
 }
 
 /// Standard Webhooks 1.0: `v1,` and base64 of HMAC-SHA256 over `{id}.{timestamp}.{body}`.
-fn standard_fits(
-    secret: &[u8],
-    headers: &HeaderMap,
-    body: &[u8],
-    now: Timestamp,
-) -> Option<bool> {
+fn standard_fits(secret: &[u8], headers: &HeaderMap, body: &[u8], now: Timestamp) -> Option<bool> {
     let id = single(headers, "webhook-id")?;
     let timestamp = single(headers, "webhook-timestamp")?;
     let signatures = single(headers, "webhook-signature")?;

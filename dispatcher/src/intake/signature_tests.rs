@@ -25,24 +25,52 @@ fn good(scheme: Scheme, secret: &[u8], pairs: &[(&str, &str)], body: &[u8]) -> b
 #[test]
 fn published_vectors_verify() {
     let github = format!("sha256={HEX}");
-    assert!(good(Scheme::GitHub, SECRET, &[("x-hub-signature-256", &github)], BODY));
+    assert!(good(
+        Scheme::GitHub,
+        SECRET,
+        &[("x-hub-signature-256", &github)],
+        BODY
+    ));
     let upper = format!("sha256={}", HEX.to_uppercase());
-    assert!(good(Scheme::GitHub, SECRET, &[("x-hub-signature-256", &upper)], BODY));
-    assert!(good(Scheme::Gitea, SECRET, &[("x-gitea-signature", HEX)], BODY));
-    assert!(good(Scheme::Forgejo, SECRET, &[("x-forgejo-signature", HEX)], BODY));
+    assert!(good(
+        Scheme::GitHub,
+        SECRET,
+        &[("x-hub-signature-256", &upper)],
+        BODY
+    ));
+    assert!(good(
+        Scheme::Gitea,
+        SECRET,
+        &[("x-gitea-signature", HEX)],
+        BODY
+    ));
+    assert!(good(
+        Scheme::Forgejo,
+        SECRET,
+        &[("x-forgejo-signature", HEX)],
+        BODY
+    ));
     for scheme in [Scheme::BitbucketCloud, Scheme::BitbucketDataCenter] {
         assert!(good(scheme, SECRET, &[("x-hub-signature", &github)], BODY));
     }
     let standard = [
         ("webhook-id", "msg_p5jXN8AQM9LWM0D4loKWxJek"),
         ("webhook-timestamp", "1614265330"),
-        ("webhook-signature", "v1,AAAA v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="),
+        (
+            "webhook-signature",
+            "v1,AAAA v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+        ),
     ];
     let secret = b"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
     for scheme in [Scheme::GitLabSigned, Scheme::Generic] {
         assert!(good(scheme, secret, &standard, br#"{"test": 2432232314}"#));
     }
-    assert!(good(Scheme::GitLabToken, b"token", &[("x-gitlab-token", "token")], BODY));
+    assert!(good(
+        Scheme::GitLabToken,
+        b"token",
+        &[("x-gitlab-token", "token")],
+        BODY
+    ));
 }
 
 #[test]
@@ -52,34 +80,86 @@ fn hostile_h001_h002_a_missing_misformed_or_wrong_signature_is_refused() {
     let short = format!("sha256={}", &HEX[1..]);
     let long = format!("sha256={HEX}00");
     let spaced = format!(" sha256={HEX}x");
-    for value in [zero, bare, short, long, spaced, "sha256=".into(), String::new()] {
-        assert!(!good(Scheme::GitHub, SECRET, &[("x-hub-signature-256", &value)], BODY), "{value}");
+    for value in [
+        zero,
+        bare,
+        short,
+        long,
+        spaced,
+        "sha256=".into(),
+        String::new(),
+    ] {
+        assert!(
+            !good(
+                Scheme::GitHub,
+                SECRET,
+                &[("x-hub-signature-256", &value)],
+                BODY
+            ),
+            "{value}"
+        );
     }
     assert!(!good(Scheme::GitHub, SECRET, &[], BODY));
     let twice = format!("sha256={HEX}");
-    let pairs = [("x-hub-signature-256", twice.as_str()), ("x-hub-signature-256", twice.as_str())];
-    assert!(!good(Scheme::GitHub, SECRET, &pairs, BODY), "a repeated header");
-    assert!(!good(Scheme::GitLabToken, b"", &[("x-gitlab-token", "")], BODY), "empty is not equal to empty");
+    let pairs = [
+        ("x-hub-signature-256", twice.as_str()),
+        ("x-hub-signature-256", twice.as_str()),
+    ];
+    assert!(
+        !good(Scheme::GitHub, SECRET, &pairs, BODY),
+        "a repeated header"
+    );
+    assert!(
+        !good(Scheme::GitLabToken, b"", &[("x-gitlab-token", "")], BODY),
+        "empty is not equal to empty"
+    );
 }
 
 #[test]
 fn hostile_h003_the_hook_record_chooses_the_scheme_not_the_header() {
     let other = format!("sha256={HEX}");
-    assert!(!good(Scheme::GitHub, SECRET, &[("x-hub-signature", &other)], BODY));
-    assert!(!good(Scheme::GitHub, SECRET, &[("x-gitea-signature", HEX)], BODY));
-    assert!(!good(Scheme::BitbucketCloud, SECRET, &[("x-hub-signature-256", &other)], BODY));
+    assert!(!good(
+        Scheme::GitHub,
+        SECRET,
+        &[("x-hub-signature", &other)],
+        BODY
+    ));
+    assert!(!good(
+        Scheme::GitHub,
+        SECRET,
+        &[("x-gitea-signature", HEX)],
+        BODY
+    ));
+    assert!(!good(
+        Scheme::BitbucketCloud,
+        SECRET,
+        &[("x-hub-signature-256", &other)],
+        BODY
+    ));
 }
 
 #[test]
 fn hostile_h004_one_byte_more_is_another_body() {
     let value = format!("sha256={HEX}");
-    assert!(!good(Scheme::GitHub, SECRET, &[("x-hub-signature-256", &value)], b"Hello, World!\n"));
+    assert!(!good(
+        Scheme::GitHub,
+        SECRET,
+        &[("x-hub-signature-256", &value)],
+        b"Hello, World!\n"
+    ));
 }
 
 #[test]
 fn hostile_h005_a_timestamp_outside_its_window_is_refused() {
     let secret = b"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-    for timestamp in ["1614261730", "1614268930", "NaN", "1000000000000000000", "", "-1"] {
+    for timestamp in [
+        "1614261730",
+        "1614268930",
+        "NaN",
+        "1000000000000000000",
+        "",
+        "-1",
+    ] {
         // Each is signed correctly; only the time is wrong.
         let body = b"{}";
         let key = STANDARD.decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
@@ -96,7 +176,10 @@ fn hostile_h005_a_timestamp_outside_its_window_is_refused() {
 
 #[test]
 fn hostile_h006_a_good_gitea_signature_does_not_rescue_a_bad_forgejo_one() {
-    let pairs = [("x-forgejo-signature", &*"0".repeat(64)), ("x-gitea-signature", HEX)];
+    let pairs = [
+        ("x-forgejo-signature", &*"0".repeat(64)),
+        ("x-gitea-signature", HEX),
+    ];
     assert!(!good(Scheme::Forgejo, SECRET, &pairs, BODY));
 }
 

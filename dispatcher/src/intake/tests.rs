@@ -72,7 +72,10 @@ fn a_push_is_read_from_every_host() {
     assert_eq!(read(Scheme::GitLabToken, "Push Hook", &gitlab), expected);
     assert_eq!(read(Scheme::BitbucketCloud, "repo:push", &cloud), expected);
     let expected = Ok(vec![pushed(Some(OLD), "", "ada")]);
-    assert_eq!(read(Scheme::BitbucketDataCenter, "repo:refs_changed", &center), expected);
+    assert_eq!(
+        read(Scheme::BitbucketDataCenter, "repo:refs_changed", &center),
+        expected
+    );
 }
 
 #[test]
@@ -84,7 +87,10 @@ fn new_refs_deletions_and_tags_are_told_apart() {
     body["after"] = json!(NONE);
     body["ref"] = json!("refs/tags/v1");
     let ref_name = "refs/tags/v1".to_owned();
-    assert_eq!(read(Scheme::GitHub, "push", &body), Ok(vec![HostEvent::Deleted { ref_name }]));
+    assert_eq!(
+        read(Scheme::GitHub, "push", &body),
+        Ok(vec![HostEvent::Deleted { ref_name }])
+    );
 }
 
 #[test]
@@ -109,7 +115,12 @@ fn a_pull_request_from_another_repository_is_a_fork() {
 #[test]
 fn intake_quarantine_not_4xx() {
     // Authentic but unreadable: the reason is recorded; an unknown event is ignored.
-    for body in [&b"{\"ref\": \"refs/heads"[..], b"[]", b"{\"ref\":1}", b"\xff"] {
+    for body in [
+        &b"{\"ref\": \"refs/heads"[..],
+        b"[]",
+        b"{\"ref\":1}",
+        b"\xff",
+    ] {
         let got = events(&hook(Scheme::GitHub), &delivery("push", body));
         assert!(matches!(got, Err(Unusable::Parse(_))), "{got:?}");
     }
@@ -132,7 +143,10 @@ fn hostile_h011_a_form_is_read_by_its_single_payload() {
     let encode = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
     let payload = encode(&github_push().to_string());
     form.body = format!("payload={payload}").into_bytes();
-    assert_eq!(events(&hook(Scheme::Gitea), &form), Ok(vec![pushed(Some(OLD), "fix", "ada")]));
+    assert_eq!(
+        events(&hook(Scheme::Gitea), &form),
+        Ok(vec![pushed(Some(OLD), "fix", "ada")])
+    );
     form.body = format!("payload={payload}&payload={payload}").into_bytes();
     assert!(events(&hook(Scheme::Gitea), &form).is_err());
 }

@@ -33,7 +33,8 @@ impl AddressPolicy {
     /// # Errors
     /// Why it is refused.
     pub fn check(&self, address: &str) -> Result<(), InvalidAddress> {
-        let bad = |c: char| c.is_control() || c.is_whitespace() || matches!(c, '"' | '\'' | '\\' | '`');
+        let bad =
+            |c: char| c.is_control() || c.is_whitespace() || matches!(c, '"' | '\'' | '\\' | '`');
         if address.is_empty() || address.len() > 2_048 || address.chars().any(bad) {
             return Err(InvalidAddress::Characters);
         }
@@ -108,7 +109,10 @@ mod tests {
     #[test]
     fn hostile_h016_h017_h023_only_plain_https_and_ssh_addresses_are_accepted() {
         let policy = AddressPolicy::default();
-        for good in ["https://git.example/team/shop.git", "ssh://git@git.example:2222/shop.git"] {
+        for good in [
+            "https://git.example/team/shop.git",
+            "ssh://git@git.example:2222/shop.git",
+        ] {
             assert_eq!(policy.check(good), Ok(()), "{good}");
         }
         for bad in [

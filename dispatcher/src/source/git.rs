@@ -99,7 +99,13 @@ impl GitSource {
 }
 
 async fn fetch(mirror: &Path, url: &str, what: &str, shallow: bool) -> Result<(), SourceError> {
-    let mut args = vec!["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--force"];
+    let mut args = vec![
+        "fetch",
+        "--quiet",
+        "--no-tags",
+        "--no-write-fetch-head",
+        "--force",
+    ];
     if shallow {
         args.push("--depth=1");
     }
@@ -156,13 +162,20 @@ async fn git(mirror: &Path, args: &[&str], limit: Duration) -> Result<Vec<u8>, S
         Ok(Ok(output)) => output,
     };
     if output.stdout.len() > OUTPUT_MAX {
-        return Err(SourceError::Unreadable("the commit lists too many files".into()));
+        return Err(SourceError::Unreadable(
+            "the commit lists too many files".into(),
+        ));
     }
     if output.status.success() {
         return Ok(output.stdout);
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    let gone = ["not our ref", "couldn't find remote ref", "Not a valid object", "bad object"];
+    let gone = [
+        "not our ref",
+        "couldn't find remote ref",
+        "Not a valid object",
+        "bad object",
+    ];
     if gone.iter().any(|word| said.contains(word)) {
         return Err(SourceError::CommitGone);
     }
@@ -173,11 +186,20 @@ async fn git(mirror: &Path, args: &[&str], limit: Duration) -> Result<Vec<u8>, S
 /// The class of a failure; the remote's own words are not repeated to users.
 fn class_of(said: &str) -> &'static str {
     let classes = [
-        ("Authentication failed", "the repository asks for credentials"),
-        ("could not read Username", "the repository asks for credentials"),
+        (
+            "Authentication failed",
+            "the repository asks for credentials",
+        ),
+        (
+            "could not read Username",
+            "the repository asks for credentials",
+        ),
         ("Permission denied", "the repository refuses us"),
         ("not found", "there is no such repository"),
-        ("does not appear to be a git repository", "there is no such repository"),
+        (
+            "does not appear to be a git repository",
+            "there is no such repository",
+        ),
         ("not allowed", "the transport is not allowed"),
         ("Could not resolve host", "the host name does not resolve"),
         ("Connection refused", "the host refuses connections"),
@@ -227,7 +249,15 @@ impl Source for GitSource {
         self.check(repo_url)?;
         let mirror = self.ensure_mirror(repo_id).await?;
         let _permit = self.fetches.acquire().await;
-        let args = ["ls-remote", "--quiet", "--heads", "--tags", "--refs", "--end-of-options", repo_url];
+        let args = [
+            "ls-remote",
+            "--quiet",
+            "--heads",
+            "--tags",
+            "--refs",
+            "--end-of-options",
+            repo_url,
+        ];
         let listed = git(&mirror, &args, FETCH_TIMEOUT).await?;
         let text = String::from_utf8_lossy(&listed);
         Ok(text
@@ -246,9 +276,20 @@ impl Source for GitSource {
         self.check(&wanted.repo_url).ok()?;
         // Ancestry needs history: what was fetched by id is one commit deep.
         let refspec = format!("+{}:refs/slipway/history", wanted.ref_name);
-        let args = ["fetch", "--quiet", "--no-tags", "--force", "--unshallow", "--end-of-options", &wanted.repo_url, &refspec];
+        let args = [
+            "fetch",
+            "--quiet",
+            "--no-tags",
+            "--force",
+            "--unshallow",
+            "--end-of-options",
+            &wanted.repo_url,
+            &refspec,
+        ];
         if git(&mirror, &args, FETCH_TIMEOUT).await.is_err() {
-            fetch(&mirror, &wanted.repo_url, &refspec, false).await.ok()?;
+            fetch(&mirror, &wanted.repo_url, &refspec, false)
+                .await
+                .ok()?;
         }
         let args = ["merge-base", "--is-ancestor", older, newer];
         match git(&mirror, &args, READ_TIMEOUT).await {
@@ -264,12 +305,20 @@ fn pipeline_name(path: &str) -> Option<String> {
         return Some("default".to_owned());
     }
     let name = path.strip_prefix(FOLDER)?;
-    let name = name.strip_suffix(".yml").or_else(|| name.strip_suffix(".yaml"))?;
+    let name = name
+        .strip_suffix(".yml")
+        .or_else(|| name.strip_suffix(".yaml"))?;
     (!name.contains('/')).then(|| name.to_owned())
 }
 
 async fn read_head(mirror: &Path, sha: &str) -> Result<Commit, SourceError> {
-    let args = ["show", "-s", "--format=%ct%x00%an%x00%B", "--no-show-signature", sha];
+    let args = [
+        "show",
+        "-s",
+        "--format=%ct%x00%an%x00%B",
+        "--no-show-signature",
+        sha,
+    ];
     let out = git(mirror, &args, READ_TIMEOUT).await?;
     let text = String::from_utf8_lossy(&out);
     let mut parts = text.splitn(3, '\0');
@@ -309,7 +358,10 @@ async fn read_file(mirror: &Path, path: &str, entry: &Entry) -> Result<String, S
         return Err(SourceError::NotAFile(path.to_owned()));
     }
     let size = git(mirror, &["cat-file", "-s", &entry.id], READ_TIMEOUT).await?;
-    let size: usize = String::from_utf8_lossy(&size).trim().parse().unwrap_or(usize::MAX);
+    let size: usize = String::from_utf8_lossy(&size)
+        .trim()
+        .parse()
+        .unwrap_or(usize::MAX);
     if size > FILE_MAX {
         let why = format!("{path} has {size} bytes; at most {FILE_MAX}");
         return Err(SourceError::Unreadable(why));
@@ -319,7 +371,15 @@ async fn read_file(mirror: &Path, path: &str, entry: &Entry) -> Result<String, S
 }
 
 async fn changed(mirror: &Path, before: &str, after: &str) -> Option<Vec<String>> {
-    let args = ["diff-tree", "-r", "-z", "--name-only", "--no-renames", before, after];
+    let args = [
+        "diff-tree",
+        "-r",
+        "-z",
+        "--name-only",
+        "--no-renames",
+        before,
+        after,
+    ];
     let out = git(mirror, &args, READ_TIMEOUT).await.ok()?;
     let paths: Vec<String> = out
         .split(|b| *b == 0)

@@ -22,7 +22,11 @@ impl Repository {
             .current_dir(self.dir.path())
             .output()
             .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
@@ -71,7 +75,10 @@ async fn a_commit_is_read_with_its_files_and_changes_without_a_checkout() {
     repository.write(".slipway/nightly.yml", "version: 1 # n\n");
     let second = repository.commit("second\n\nwith a body");
     let source = repository.source(mirrors.path());
-    let commit = source.commit(&repository.wanted(&second, Some(&first))).await.unwrap();
+    let commit = source
+        .commit(&repository.wanted(&second, Some(&first)))
+        .await
+        .unwrap();
     assert_eq!(commit.message, "second\n\nwith a body");
     assert_eq!(commit.author, "Ada");
     assert!(commit.time_s > 1_700_000_000);
@@ -81,10 +88,23 @@ async fn a_commit_is_read_with_its_files_and_changes_without_a_checkout() {
     assert_eq!(changed, [".slipway/nightly.yml", "src/b"]);
     assert!(commit.files.contains_key("src/a"));
     // An older commit is not a ref's head: it comes with its ref.
-    assert_eq!(source.commit(&repository.wanted(&first, None)).await.unwrap().message, "first");
+    assert_eq!(
+        source
+            .commit(&repository.wanted(&first, None))
+            .await
+            .unwrap()
+            .message,
+        "first"
+    );
     let wanted = repository.wanted(&second, None);
-    assert_eq!(source.is_ancestor(&wanted, &first, &second).await, Some(true));
-    assert_eq!(source.is_ancestor(&wanted, &second, &first).await, Some(false));
+    assert_eq!(
+        source.is_ancestor(&wanted, &first, &second).await,
+        Some(true)
+    );
+    assert_eq!(
+        source.is_ancestor(&wanted, &second, &first).await,
+        Some(false)
+    );
     let heads = source.heads("r1", &repository.url()).await.unwrap();
     assert_eq!(heads, [("refs/heads/main".to_owned(), second)]);
 }
@@ -95,7 +115,10 @@ async fn hostile_h026_a_pipeline_file_that_is_a_link_is_refused() {
     let repository = Repository::new();
     std::os::unix::fs::symlink("/etc/passwd", repository.dir.path().join(".slipway.yml")).unwrap();
     let sha = repository.commit("link");
-    let got = repository.source(mirrors.path()).commit(&repository.wanted(&sha, None)).await;
+    let got = repository
+        .source(mirrors.path())
+        .commit(&repository.wanted(&sha, None))
+        .await;
     assert_eq!(got, Err(SourceError::NotAFile(".slipway.yml".to_owned())));
 }
 

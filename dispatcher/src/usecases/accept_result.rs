@@ -8,9 +8,7 @@ use slipway_core::id::{AgentId, StageId};
 use slipway_core::pipeline::PlannedStage;
 use slipway_proto::convert::{self, AttemptKey, WireError};
 use slipway_proto::v1;
-use slipway_store::{
-    Acceptance, AttemptResult, NewArtifact, NewReport, StageRow, StoreError,
-};
+use slipway_store::{Acceptance, AttemptResult, NewArtifact, NewReport, StageRow, StoreError};
 
 use crate::state::App;
 
@@ -39,7 +37,10 @@ pub async fn accept_result(
         Err(e) => return Ok(ack(v1::Acceptance::Invalid, e.to_string())),
     };
     let Some(row) = app.db.stage(&key.stage).await? else {
-        return Ok(ack(v1::Acceptance::StaleAttempt, "no such stage".to_owned()));
+        return Ok(ack(
+            v1::Acceptance::StaleAttempt,
+            "no such stage".to_owned(),
+        ));
     };
     let planned: PlannedStage = match serde_json::from_str(&row.spec) {
         Ok(planned) => planned,
@@ -108,7 +109,10 @@ fn check(
         },
     };
     let try_again = state == StageState::Failed && may_try_again(planned, row, ending, result);
-    let image = result.image.as_ref().map(|image| format!("{}@{}", image.repository, image.digest));
+    let image = result
+        .image
+        .as_ref()
+        .map(|image| format!("{}@{}", image.repository, image.digest));
     Ok(Checked::Ended(Box::new(AttemptResult {
         stage_id: key.stage.clone(),
         attempt: i64::from(key.attempt),
@@ -169,7 +173,11 @@ fn digest(result: &v1::Result) -> String {
         result.output_layer,
         result.log_digest,
         result.image.as_ref().map(|i| &i.digest),
-        result.artifacts.iter().map(|a| &a.sha256).collect::<Vec<_>>(),
+        result
+            .artifacts
+            .iter()
+            .map(|a| &a.sha256)
+            .collect::<Vec<_>>(),
     ]);
     slipway_core::digest::Digest::of(facts.to_string().as_bytes()).to_string()
 }
@@ -187,7 +195,9 @@ fn artifacts(
         .iter()
         .map(|a| {
             let hex = a.sha256.len() == 64
-                && a.sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+                && a.sha256
+                    .bytes()
+                    .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
             if !hex || !a.object_key.starts_with(&own) || a.name.len() > 4_096 {
                 return Err(WireError::Unknown("artifacts"));
             }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use slipway_core::build::Need;
 use slipway_core::id::{BuildId, RepoId, StageId};
-use slipway_core::pipeline::{EnvValue, PlannedStage};
 use slipway_core::lease::terms::LEASE;
+use slipway_core::pipeline::{EnvValue, PlannedStage};
 use slipway_proto::v1;
 use slipway_store::{BuildRow, StageRow, StoreError};
 

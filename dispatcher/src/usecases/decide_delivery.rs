@@ -72,7 +72,9 @@ async fn decide(
     build: Option<&BuildId>,
 ) -> Result<Look, StoreError> {
     let now = app.clock.now();
-    app.db.decide_delivery(id, state, decision, build, now).await?;
+    app.db
+        .decide_delivery(id, state, decision, build, now)
+        .await?;
     Ok(Look::Decided)
 }
 
@@ -102,7 +104,10 @@ async fn handle(
         };
         match outcome {
             Ok(Planned::Builds(builds)) => {
-                built = builds.last().map(|(build, _, new)| (build.clone(), *new)).or(built);
+                built = builds
+                    .last()
+                    .map(|(build, _, new)| (build.clone(), *new))
+                    .or(built);
             }
             Ok(Planned::NotWanted(reason)) => reasons.push(reason),
             Err(SourceError::Unavailable(reason)) => {
@@ -132,7 +137,9 @@ async fn forget_ref(app: &App, repo: &RepositoryRow, ref_name: &str) -> Result<(
         .repo_id
         .parse()
         .map_err(|_| StoreError::Corrupt("repo_id".to_owned()))?;
-    app.db.put_ref_head(&id, ref_name, None, app.clock.now()).await
+    app.db
+        .put_ref_head(&id, ref_name, None, app.clock.now())
+        .await
 }
 
 fn wanted(repo: &RepositoryRow, ref_name: &str, sha: &str, before: Option<&String>) -> Wanted {
@@ -170,7 +177,11 @@ async fn pushed(
         Err(problem) => return Ok(Err(problem)),
     };
     let newest = is_newest(app, &repo_id, push, &wanted).await?;
-    let event = if push.ref_name.starts_with("refs/tags/") { "tag" } else { "push" };
+    let event = if push.ref_name.starts_with("refs/tags/") {
+        "tag"
+    } else {
+        "push"
+    };
     let cause = Cause {
         event: event.to_owned(),
         trigger_type: "push",

@@ -61,7 +61,9 @@ pub async fn plan_build(
     cause: &Cause,
 ) -> Result<Planned, StoreError> {
     if commit.pipelines.is_empty() {
-        return Ok(Planned::NotWanted("the commit has no .slipway.yml".to_owned()));
+        return Ok(Planned::NotWanted(
+            "the commit has no .slipway.yml".to_owned(),
+        ));
     }
     let mut builds = Vec::new();
     let mut reasons = Vec::new();
@@ -151,8 +153,16 @@ fn blank(
         branch: branch.to_owned(),
         trigger_type: cause.trigger_type.to_owned(),
         event: cause.event.clone(),
-        trust: if cause.untrusted { "untrusted" } else { "trusted" }.to_owned(),
-        event_key: cause.event_key.as_ref().map(|key| format!("{key}/{pipeline}")),
+        trust: if cause.untrusted {
+            "untrusted"
+        } else {
+            "trusted"
+        }
+        .to_owned(),
+        event_key: cause
+            .event_key
+            .as_ref()
+            .map(|key| format!("{key}/{pipeline}")),
         lane: None,
         group: None,
         urgent: false,
@@ -172,8 +182,8 @@ fn blank(
 /// Replaced by newer ones: pull requests and side branches; never the default branch, tags, or what
 /// deploys, unless the file says so.
 fn lane(new: &NewBuild, plan: &Plan, cause: &Cause, default_branch: &str) -> Option<String> {
-    let side = cause.event == "pull_request"
-        || (!new.branch.is_empty() && new.branch != default_branch);
+    let side =
+        cause.event == "pull_request" || (!new.branch.is_empty() && new.branch != default_branch);
     let wanted = plan
         .cancel_superseded
         .unwrap_or(side && plan.deploy.is_none());
@@ -261,7 +271,10 @@ fn new_stage(
         _ if branch == default_branch => 6,
         _ => 5,
     };
-    let runs_on = json!(stage.runs_on).as_str().unwrap_or("success").to_owned();
+    let runs_on = json!(stage.runs_on)
+        .as_str()
+        .unwrap_or("success")
+        .to_owned();
     NewStage {
         stage_id: app.rng.id(now),
         name: stage.name.clone(),

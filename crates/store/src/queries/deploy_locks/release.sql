@@ -1,0 +1,1 @@
+DELETE FROM deploy_locks WHERE holder = $1

@@ -1,0 +1,1 @@
+SELECT environment_id, name, target, policy, created_at FROM environments ORDER BY name

@@ -1,0 +1,1 @@
+DELETE FROM lock_waiters WHERE deployment_id = $1

@@ -1,0 +1,1 @@
+SELECT service_id, repo_id, name, created_at FROM services ORDER BY name

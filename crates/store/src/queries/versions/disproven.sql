@@ -1,0 +1,1 @@
+UPDATE versions SET last_good_at = NULL WHERE version_id = $1

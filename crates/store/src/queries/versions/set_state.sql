@@ -1,0 +1,1 @@
+UPDATE versions SET state = $2 WHERE version_id = $1
