@@ -298,6 +298,12 @@ impl<'p> Masker<'p> {
         self.release(self.held.len(), out);
     }
 
+    /// What is held back: give it first to the masker that goes on with the stream.
+    #[must_use]
+    pub fn into_held(self) -> Vec<u8> {
+        self.held
+    }
+
     fn release(&mut self, decided: usize, out: &mut Vec<u8>) {
         let Some(automaton) = &self.patterns.automaton else {
             out.append(&mut self.held);
