@@ -122,7 +122,7 @@ fn junit(dir: &Path, path: &str) -> v1::TestReport {
         Read::Missing => report.state = v1::ReportState::Missing.into(),
         Read::Unreadable(problem) => invalid(&mut report, problem),
         Read::Bytes(bytes) => match report::junit(&bytes) {
-            Err(problem) => invalid(&mut report, problem),
+            Err(problem) => invalid(&mut report, problem.to_string()),
             Ok(tests) => {
                 report.state = v1::ReportState::Present.into();
                 report.total = tests.total;
@@ -161,7 +161,8 @@ fn coverage(dir: &Path, path: &str, format: CoverageFormat) -> v1::CoverageRepor
         Read::Bytes(bytes) => match format {
             CoverageFormat::Lcov => report::lcov(&bytes),
             CoverageFormat::Cobertura => report::cobertura(&bytes),
-        },
+        }
+        .map_err(|problem| problem.to_string()),
     };
     match read {
         Ok(lines) => {

@@ -17,6 +17,7 @@ pub mod lease;
 pub mod mask;
 pub mod pipeline;
 pub mod queue;
+pub mod report;
 pub mod rollout;
 pub mod time;
 pub mod traffic;
