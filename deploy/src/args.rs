@@ -59,7 +59,10 @@ pub fn start() -> ExitCode {
 #[must_use]
 pub fn start_with(args: &Args) -> ExitCode {
     let config = args.config();
-    slipway_daemon::start("slipway-deploy", &args.log, LogFormat::Text, |shutdown| async move {
-        crate::run(config?, shutdown).await
-    })
+    slipway_daemon::start(
+        "slipway-deploy",
+        &args.log,
+        LogFormat::Text,
+        |shutdown| async move { crate::run(config?, shutdown).await },
+    )
 }

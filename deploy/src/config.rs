@@ -81,7 +81,9 @@ mod tests {
     #[test]
     fn the_embedded_defaults_read() {
         let config = Config::in_dir(Path::new("/tmp/x"));
-        assert!(matches!(config.settings(), Settings::Sqlite(path) if path.ends_with("slipway.db")));
+        assert!(
+            matches!(config.settings(), Settings::Sqlite(path) if path.ends_with("slipway.db"))
+        );
         assert_eq!(config.defaults.warm_passes, 3);
     }
 }

@@ -7,9 +7,9 @@
 //! Invariants: an intent is stored before its effect; only what was read back counts; whoever lost
 //! the lock or the lease stops; identity comes from the caller's token and from nothing else.
 
+mod api;
 pub mod args;
 pub mod config;
-mod api;
 mod loops;
 mod places;
 mod probes;
@@ -19,5 +19,7 @@ pub mod traffic;
 mod usecases;
 
 pub use config::Config;
-pub use places::{Connect, EnvironmentTarget, Policy, ServiceAddress, ensure_environment};
+pub use places::{
+    Adapters, Connect, EnvironmentTarget, Policy, ServiceAddress, ensure_environment,
+};
 pub use run::{Parts, run, serve};

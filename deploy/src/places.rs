@@ -71,10 +71,13 @@ impl EnvironmentTarget {
     /// Where `service` is served.
     #[must_use]
     pub fn address_of(&self, service: &str) -> ServiceAddress {
-        self.services.get(service).cloned().unwrap_or_else(|| ServiceAddress {
-            listen: self.listen.clone(),
-            hosts: self.hosts.clone(),
-        })
+        self.services
+            .get(service)
+            .cloned()
+            .unwrap_or_else(|| ServiceAddress {
+                listen: self.listen.clone(),
+                hosts: self.hosts.clone(),
+            })
     }
 }
 
@@ -125,7 +128,10 @@ pub(crate) struct RealAdapters {
 impl Connect for RealAdapters {
     fn connect(&self, target: &EnvironmentTarget) -> Result<Adapters, String> {
         if target.kind != "docker" {
-            return Err(format!("target kind `{}` is not known; use `docker`", target.kind));
+            return Err(format!(
+                "target kind `{}` is not known; use `docker`",
+                target.kind
+            ));
         }
         let key = (target.docker.clone(), target.router.clone());
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);

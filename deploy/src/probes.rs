@@ -63,31 +63,34 @@ impl Prober {
         instances: &[InstanceView],
         now: Duration,
     ) -> Health {
-        let due = memory.last_round.is_none_or(|last| now.saturating_sub(last) >= HEALTH_EVERY);
+        let due = memory
+            .last_round
+            .is_none_or(|last| now.saturating_sub(last) >= HEALTH_EVERY);
         if due {
             memory.last_round = Some(now);
-            let asked = instances.iter().map(|instance| self.check(instance, version));
-            let results: Vec<(String, Result<(), String>)> =
-                futures::stream::iter(asked).buffer_unordered(PARALLEL).collect().await;
+            let mut asked = Vec::with_capacity(instances.len());
+            for instance in instances.iter().cloned() {
+                asked.push(self.clone().check(instance, version.health_path.clone()));
+            }
+            let results: Vec<(String, Result<(), String>)> = futures::stream::iter(asked)
+                .buffer_unordered(PARALLEL)
+                .collect()
+                .await;
             memory.remember(results, instances);
         }
         memory.judge(version.replicas, passes, now)
     }
 
-    async fn check(
-        &self,
-        instance: &InstanceView,
-        version: &VersionSpec,
-    ) -> (String, Result<(), String>) {
+    async fn check(self, instance: InstanceView, path: String) -> (String, Result<(), String>) {
         let Some(address) = &instance.address else {
-            return (instance.id.clone(), Err("not running".to_owned()));
+            return (instance.id, Err("not running".to_owned()));
         };
-        let asked = self.get(address, &version.health_path, HEALTH_LIMIT).await;
+        let asked = self.get(address, &path, HEALTH_LIMIT).await;
         let judged = asked.and_then(|(status, _)| match status {
             200..=299 => Ok(()),
-            other => Err(format!("{} answered {other}", version.health_path)),
+            other => Err(format!("{path} answered {other}")),
         });
-        (instance.id.clone(), judged)
+        (instance.id, judged)
     }
 
     /// Status and body of a GET, whole within `limit`.
@@ -99,7 +102,12 @@ impl Prober {
     ) -> Result<(u16, Vec<u8>), String> {
         let url = format!("http://{address}{path}");
         let asking = async {
-            let response = self.client.get(&url).send().await.map_err(|e| describe(&e))?;
+            let response = self
+                .client
+                .get(&url)
+                .send()
+                .await
+                .map_err(|e| describe(&e))?;
             let status = response.status().as_u16();
             let mut body = Vec::new();
             let mut chunks = response.bytes_stream();
@@ -133,20 +141,33 @@ impl Prober {
     }
 
     async fn smoke_one(&self, check: &SmokeCheck, instance: &InstanceView) -> Result<(), String> {
-        let SmokeCheck::Http { path, expect, contains, within_ms } = check else {
+        let SmokeCheck::Http {
+            path,
+            expect,
+            contains,
+            within_ms,
+        } = check
+        else {
             return Err("a kind of check that cannot be carried out here".to_owned());
         };
-        let address = instance.address.as_ref().ok_or("an instance is not running")?;
+        let address = instance
+            .address
+            .as_ref()
+            .ok_or("an instance is not running")?;
         let limit = Duration::from_millis(*within_ms);
-        let (status, body) =
-            self.get(address, path, limit).await.map_err(|why| format!("{path}: {why}"))?;
+        let (status, body) = self
+            .get(address, path, limit)
+            .await
+            .map_err(|why| format!("{path}: {why}"))?;
         if status != *expect {
             return Err(format!("{path} answered {status}, expected {expect}"));
         }
         if let Some(text) = contains
             && !String::from_utf8_lossy(&body).contains(text.as_str())
         {
-            return Err(format!("the answer of {path} does not contain the expected text"));
+            return Err(format!(
+                "the answer of {path} does not contain the expected text"
+            ));
         }
         Ok(())
     }
@@ -165,15 +186,22 @@ fn describe(error: &reqwest::Error) -> String {
 
 impl HealthMemory {
     fn remember(&mut self, results: Vec<(String, Result<(), String>)>, now: &[InstanceView]) {
-        self.instances.retain(|id, _| now.iter().any(|instance| instance.id == *id));
+        self.instances
+            .retain(|id, _| now.iter().any(|instance| instance.id == *id));
         for (id, result) in results {
             let streak = self.instances.entry(id.clone()).or_default();
             match result {
                 Ok(()) => {
-                    *streak = Streak { passes: streak.passes.saturating_add(1), failures: 0 };
+                    *streak = Streak {
+                        passes: streak.passes.saturating_add(1),
+                        failures: 0,
+                    };
                 }
                 Err(why) => {
-                    *streak = Streak { passes: 0, failures: streak.failures.saturating_add(1) };
+                    *streak = Streak {
+                        passes: 0,
+                        failures: streak.failures.saturating_add(1),
+                    };
                     self.detail = format!("{id}: {why}");
                 }
             }
@@ -183,9 +211,16 @@ impl HealthMemory {
     fn judge(&mut self, replicas: u32, passes: u32, now: Duration) -> Health {
         let wanted = usize::try_from(replicas).unwrap_or(usize::MAX);
         let ready = self.instances.len() >= wanted
-            && self.instances.values().all(|streak| streak.passes >= passes);
+            && self
+                .instances
+                .values()
+                .all(|streak| streak.passes >= passes);
         self.ready_since = ready.then_some(self.ready_since.unwrap_or(now));
-        let failing = self.instances.values().filter(|s| s.failures >= FAILURES).count();
+        let failing = self
+            .instances
+            .values()
+            .filter(|s| s.failures >= FAILURES)
+            .count();
         Health {
             ready_for: self.ready_since.map(|since| now.saturating_sub(since)),
             failing: u32::try_from(failing).unwrap_or(u32::MAX),
@@ -200,8 +235,15 @@ mod tests {
 
     fn round(memory: &mut HealthMemory, second: u64, good: bool) -> Health {
         let id = "slipway-x-1".to_owned();
-        let seen = vec![InstanceView { id: id.clone(), address: Some("127.0.0.1:1".to_owned()) }];
-        let result = if good { Ok(()) } else { Err("/health answered 500".to_owned()) };
+        let seen = vec![InstanceView {
+            id: id.clone(),
+            address: Some("127.0.0.1:1".to_owned()),
+        }];
+        let result = if good {
+            Ok(())
+        } else {
+            Err("/health answered 500".to_owned())
+        };
         memory.remember(vec![(id, result)], &seen);
         memory.judge(1, 3, Duration::from_secs(second))
     }
@@ -216,7 +258,10 @@ mod tests {
             assert_eq!(round(&mut memory, second, true).ready_for, None, "{second}");
         }
         assert_eq!(round(&mut memory, 6, true).ready_for, Some(Duration::ZERO));
-        assert_eq!(round(&mut memory, 9, true).ready_for, Some(Duration::from_secs(3)));
+        assert_eq!(
+            round(&mut memory, 9, true).ready_for,
+            Some(Duration::from_secs(3))
+        );
     }
 
     #[test]

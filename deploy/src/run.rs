@@ -85,12 +85,20 @@ impl Coordinator {
     }
 
     pub(crate) fn forget_nudge(&self, id: &str) {
-        self.nudges.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        self.nudges
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(id);
     }
 
     /// Something about a rollout changed: its driver looks now. A lost nudge costs a tick.
     pub(crate) fn nudge(&self, id: &str) {
-        if let Some(bell) = self.nudges.lock().unwrap_or_else(PoisonError::into_inner).get(id) {
+        if let Some(bell) = self
+            .nudges
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(id)
+        {
             bell.notify_one();
         }
         self.new_work.notify_one();
@@ -106,7 +114,10 @@ impl Coordinator {
     /// Takes a rollout over under a token above `floor`; false when somebody else owns it.
     pub(crate) async fn claim(&self, row: &RolloutRow, floor: u64) -> anyhow::Result<bool> {
         let now = self.clock.now();
-        let claimed = self.db.claim_rollout(row, &self.owner, OWNER_LEASE, floor, now).await?;
+        let claimed = self
+            .db
+            .claim_rollout(row, &self.owner, OWNER_LEASE, floor, now)
+            .await?;
         Ok(claimed.is_some())
     }
 }
@@ -116,7 +127,9 @@ impl Coordinator {
 /// # Errors
 /// When the store, the state folder or an address cannot be used.
 pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
-    let db = Db::open(&config.settings()).await.context("cannot open the database")?;
+    let db = Db::open(&config.settings())
+        .await
+        .context("cannot open the database")?;
     let parts = Parts::new(db.clone());
     let served = serve(config, parts, shutdown).await;
     db.close().await;
@@ -138,7 +151,9 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
         clock: parts.clock,
         rng: parts.rng,
         health: parts.health.clone(),
-        connect: parts.connect.unwrap_or_else(|| Arc::new(RealAdapters::default())),
+        connect: parts
+            .connect
+            .unwrap_or_else(|| Arc::new(RealAdapters::default())),
         prober: Prober::new().context("cannot make an HTTP client")?,
         defaults: config.defaults,
         owner,
@@ -165,7 +180,9 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
         .await;
     work.begin();
     if !work.drained(STOP_LIMIT).await {
-        tracing::warn!("rollouts were left in the middle of an effect; the next owner resumes them");
+        tracing::warn!(
+            "rollouts were left in the middle of an effect; the next owner resumes them"
+        );
     }
     served.context("the API failed")
 }
@@ -174,10 +191,15 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
 /// at once instead of waiting for its own lease.
 fn node(dir: &Path, parts: &Parts) -> anyhow::Result<(String, File)> {
     std::fs::create_dir_all(dir)?;
-    let lock = File::options().create(true).append(true).open(dir.join("lock"))?;
+    let lock = File::options()
+        .create(true)
+        .append(true)
+        .open(dir.join("lock"))?;
     match lock.try_lock() {
         Ok(()) => {}
-        Err(TryLockError::WouldBlock) => anyhow::bail!("another coordinator uses it; stop it first"),
+        Err(TryLockError::WouldBlock) => {
+            anyhow::bail!("another coordinator uses it; stop it first")
+        }
         Err(TryLockError::Error(error)) => return Err(error.into()),
     }
     let path = dir.join("node-id");
@@ -215,6 +237,9 @@ async fn serve_health(config: &Config, health: &Health, shutdown: &Shutdown) -> 
     let limits = slipway_daemon::listen::Limits::default();
     let routes = health.routes();
     let stop = shutdown.clone();
-    shutdown.spawn("health", slipway_daemon::listen::serve(listener, routes, limits, stop));
+    shutdown.spawn(
+        "health",
+        slipway_daemon::listen::serve(listener, routes, limits, stop),
+    );
     Ok(())
 }

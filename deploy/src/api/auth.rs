@@ -16,7 +16,8 @@ pub(super) async fn caller(
     coordinator: &Coordinator,
     metadata: &MetadataMap,
 ) -> Result<Caller, Status> {
-    let refused = || Status::unauthenticated("a valid API token is needed: authorization: Bearer …");
+    let refused =
+        || Status::unauthenticated("a valid API token is needed: authorization: Bearer …");
     let mut all = metadata.get_all("authorization").iter();
     let (Some(value), None) = (all.next(), all.next()) else {
         return Err(refused());

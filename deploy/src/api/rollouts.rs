@@ -73,7 +73,10 @@ impl Rollouts for RolloutsApi {
         let done = usecases::approve(&self.coordinator, &caller, id, named, hash).await;
         let answered = done.map_err(|e| status(&e))?;
         let proceed_to_prod = answered.goes_on;
-        Ok(Response::new(v1::ApproveResponse { approved: true, proceed_to_prod }))
+        Ok(Response::new(v1::ApproveResponse {
+            approved: true,
+            proceed_to_prod,
+        }))
     }
 
     async fn reject(
@@ -93,7 +96,9 @@ impl Rollouts for RolloutsApi {
         request: Request<v1::AbortRequest>,
     ) -> Result<Response<v1::RolloutAnswer>, Status> {
         let asked = request.get_ref().clone();
-        let wish = Wish::Abort { reason: asked.reason };
+        let wish = Wish::Abort {
+            reason: asked.reason,
+        };
         self.steer(&request, &asked.deployment_id, wish).await
     }
 
@@ -117,7 +122,8 @@ impl Rollouts for RolloutsApi {
         request: Request<v1::PromoteRequest>,
     ) -> Result<Response<v1::RolloutAnswer>, Status> {
         let asked = request.get_ref().clone();
-        self.steer(&request, &asked.deployment_id, Wish::Promote).await
+        self.steer(&request, &asked.deployment_id, Wish::Promote)
+            .await
     }
 
     async fn pause(
@@ -125,7 +131,9 @@ impl Rollouts for RolloutsApi {
         request: Request<v1::PauseRequest>,
     ) -> Result<Response<v1::RolloutAnswer>, Status> {
         let asked = request.get_ref().clone();
-        let wish = Wish::Pause { reason: asked.reason };
+        let wish = Wish::Pause {
+            reason: asked.reason,
+        };
         self.steer(&request, &asked.deployment_id, wish).await
     }
 
@@ -134,6 +142,7 @@ impl Rollouts for RolloutsApi {
         request: Request<v1::ResumeRequest>,
     ) -> Result<Response<v1::RolloutAnswer>, Status> {
         let asked = request.get_ref().clone();
-        self.steer(&request, &asked.deployment_id, Wish::Resume).await
+        self.steer(&request, &asked.deployment_id, Wish::Resume)
+            .await
     }
 }

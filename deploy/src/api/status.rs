@@ -27,6 +27,8 @@ pub(super) fn status(refused: &Refused) -> Status {
         other => other.to_string(),
     };
     let mut status = Status::new(code, text);
-    status.metadata_mut().insert("slipway-reason", MetadataValue::from_static(reason));
+    status
+        .metadata_mut()
+        .insert("slipway-reason", MetadataValue::from_static(reason));
     status
 }

@@ -89,7 +89,9 @@ async fn turn<'a>(
         return Ok(Turned::Done("ended"));
     }
     let ours = row.owner_id.as_deref() == Some(&coordinator.owner)
-        && row.owner_expires_at.is_some_and(|until| until > now.as_millis());
+        && row
+            .owner_expires_at
+            .is_some_and(|until| until > now.as_millis());
     if !ours {
         return Ok(Turned::Done("somebody else may own it"));
     }
@@ -112,7 +114,10 @@ async fn turn<'a>(
 }
 
 fn is_conflict(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref::<StoreError>(), Some(StoreError::Conflict(_)))
+    matches!(
+        error.downcast_ref::<StoreError>(),
+        Some(StoreError::Conflict(_))
+    )
 }
 
 async fn open<'a>(
@@ -122,7 +127,10 @@ async fn open<'a>(
 ) -> anyhow::Result<Driver<'a>> {
     let plan: RolloutPlan = serde_json::from_str(&row.plan_json)?;
     let (environment, target) = coordinator.environment(&row.environment_id).await?;
-    let adapters = coordinator.connect.connect(&target).map_err(anyhow::Error::msg)?;
+    let adapters = coordinator
+        .connect
+        .connect(&target)
+        .map_err(anyhow::Error::msg)?;
     Ok(Driver {
         coordinator,
         id,
@@ -152,30 +160,43 @@ impl Driver<'_> {
             plan: (*self.plan).clone(),
             state: state.clone(),
             token: u64::try_from(row.token)?,
-            wish: row.wish.as_deref().and_then(|wish| serde_json::from_str::<Wish>(wish).ok()),
+            wish: row
+                .wish
+                .as_deref()
+                .and_then(|wish| serde_json::from_str::<Wish>(wish).ok()),
             lock: self.lock(row).await?,
             approval: coordinator.judge_approvals(row, &self.plan).await?,
             plan_changed: self.plan.kind == Kind::Rollout
                 && self.plan.hash(&environment.target) != row.plan_hash,
             barred,
             awaited,
-            good_version: coordinator.good_version(&row.service_id, &row.environment_id).await?,
+            good_version: coordinator
+                .good_version(&row.service_id, &row.environment_id)
+                .await?,
             observed,
         })
     }
 
     async fn lock(&self, row: &RolloutRow) -> anyhow::Result<LockView> {
         let coordinator = self.coordinator;
-        let lock = coordinator.db.lock(&row.service_id, &row.environment_id).await?;
+        let lock = coordinator
+            .db
+            .lock(&row.service_id, &row.environment_id)
+            .await?;
         let Some(lock) = lock.filter(|lock| lock.holder == row.deployment_id) else {
             return Ok(LockView::NotMine);
         };
         let last = coordinator.last_heartbeat_ms.load(Ordering::SeqCst);
-        let age = coordinator.clock.ticks().since(Timestamp::from_millis(last));
+        let age = coordinator
+            .clock
+            .ticks()
+            .since(Timestamp::from_millis(last));
         if lock.token != row.token || rollout::is_lost(age) {
             return Ok(LockView::Lost);
         }
-        Ok(LockView::Mine { expires_at: Timestamp::from_millis(lock.expires_at) })
+        Ok(LockView::Mine {
+            expires_at: Timestamp::from_millis(lock.expires_at),
+        })
     }
 
     async fn perform(
@@ -197,12 +218,14 @@ impl Driver<'_> {
             Next::Stop => Ok(Turned::Done("the lock is not ours")),
             Next::AskLock => self.ask_lock(row, state).await,
             Next::Enter(transition) => {
-                self.enter(row, state, transition, &decided.report, None).await?;
+                self.enter(row, state, transition, &decided.report, None)
+                    .await?;
                 Ok(Turned::Again)
             }
             Next::Verified(Some(transition)) => {
                 let step = state.step.clone();
-                self.enter(row, state, transition, &decided.report, step).await?;
+                self.enter(row, state, transition, &decided.report, step)
+                    .await?;
                 Ok(Turned::Again)
             }
             Next::Verified(None) => {
@@ -268,7 +291,12 @@ impl Driver<'_> {
                 Ok(Turned::Done("fenced"))
             }
             Err(EffectError::Other(why)) => {
-                tracing::warn!(rollout = self.id, effect, why, "outcome unknown: reads back");
+                tracing::warn!(
+                    rollout = self.id,
+                    effect,
+                    why,
+                    "outcome unknown: reads back"
+                );
                 Ok(Turned::After(BACK_OFF))
             }
         }

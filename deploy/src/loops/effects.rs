@@ -47,7 +47,10 @@ pub(super) async fn carry_out(
     state: &State,
     step: &StepState,
 ) -> Result<serde_json::Value, EffectError> {
-    let fence = Fence { token: step.token, generation: step.generation };
+    let fence = Fence {
+        token: step.token,
+        generation: step.generation,
+    };
     let target = &driver.adapters.target;
     let plan = &driver.plan;
     let grace = Duration::from_millis(driver.coordinator.defaults.stop_ms);
@@ -66,11 +69,17 @@ pub(super) async fn carry_out(
         Effect::DrainNew => {
             let deadline = Duration::from_millis(plan.timings.drain_ms);
             let version = &plan.new.version_id;
-            let cut = driver.adapters.traffic.drain(&driver.route, version, deadline).await?;
+            let cut = driver
+                .adapters
+                .traffic
+                .drain(&driver.route, version, deadline)
+                .await?;
             return Ok(serde_json::json!({ "cut": cut }));
         }
         Effect::RetireNew => {
-            target.retire(fence, &driver.place, &plan.new.version_id, grace).await?;
+            target
+                .retire(fence, &driver.place, &plan.new.version_id, grace)
+                .await?;
         }
     }
     Ok(serde_json::json!({}))
@@ -78,8 +87,16 @@ pub(super) async fn carry_out(
 
 async fn stable_spec(driver: &Driver<'_>, state: &State) -> Result<VersionSpec, EffectError> {
     let other = |text: String| EffectError::Other(text);
-    let id = state.stable.as_deref().ok_or_else(|| other("there is no stable version".into()))?;
-    let row = driver.coordinator.db.version(id).await.map_err(|e| other(e.to_string()))?;
+    let id = state
+        .stable
+        .as_deref()
+        .ok_or_else(|| other("there is no stable version".into()))?;
+    let row = driver
+        .coordinator
+        .db
+        .version(id)
+        .await
+        .map_err(|e| other(e.to_string()))?;
     let row = row.ok_or_else(|| other(format!("version {id} is not stored")))?;
     serde_json::from_str(&row.config_json).map_err(|e| other(e.to_string()))
 }
@@ -91,7 +108,12 @@ fn table(driver: &Driver<'_>, state: &State, new_bp: u32) -> TrafficTable {
     let share = |version: &str, weight_bp: u32, instances: &[InstanceView]| {
         let live: Vec<Instance> = instances
             .iter()
-            .filter_map(|one| Some(Instance { id: one.id.clone(), address: one.address.clone()? }))
+            .filter_map(|one| {
+                Some(Instance {
+                    id: one.id.clone(),
+                    address: one.address.clone()?,
+                })
+            })
             .collect();
         let known = driver
             .memory
@@ -100,8 +122,16 @@ fn table(driver: &Driver<'_>, state: &State, new_bp: u32) -> TrafficTable {
             .flat_map(|table| &table.versions)
             .find(|share| share.version == version)
             .map(|share| share.instances.clone());
-        let instances = if live.is_empty() { known.unwrap_or_default() } else { live };
-        Share { version: version.to_owned(), weight_bp, instances }
+        let instances = if live.is_empty() {
+            known.unwrap_or_default()
+        } else {
+            live
+        };
+        Share {
+            version: version.to_owned(),
+            weight_bp,
+            instances,
+        }
     };
     let mut versions = vec![share(&driver.plan.new.version_id, new_bp, &seen.new)];
     if let Some(stable) = &state.stable {

@@ -22,7 +22,11 @@ pub(crate) async fn keep(coordinator: Arc<Coordinator>) {
         let now = coordinator.clock.now();
         let ticks = coordinator.clock.monotonic();
         let owner = &coordinator.owner;
-        if let Err(error) = coordinator.db.renew_ownership(owner, OWNER_LEASE, now).await {
+        if let Err(error) = coordinator
+            .db
+            .renew_ownership(owner, OWNER_LEASE, now)
+            .await
+        {
             tracing::warn!(%error, "cannot renew the lease on rollouts");
             continue;
         }

@@ -52,7 +52,9 @@ pub(super) async fn observe(driver: &mut Driver<'_>, state: &State, needs: Needs
         let prober = driver.coordinator.prober.clone();
         let passes = plan.timings.warm_passes;
         let memory = &mut driver.memory.health;
-        let health = prober.health(memory, &plan.new, passes, &instances, now).await;
+        let health = prober
+            .health(memory, &plan.new, passes, &instances, now)
+            .await;
         observed.health = Some(health);
     }
     if needs.smoke {
@@ -75,7 +77,11 @@ async fn look_at_target(driver: &mut Driver<'_>, state: &State) -> Option<Target
         Ok(mut all) => {
             let view = TargetView {
                 new: all.remove(&driver.plan.new.version_id).unwrap_or_default(),
-                stable: state.stable.as_ref().and_then(|s| all.remove(s)).unwrap_or_default(),
+                stable: state
+                    .stable
+                    .as_ref()
+                    .and_then(|s| all.remove(s))
+                    .unwrap_or_default(),
             };
             driver.memory.target = Some(view.clone());
             Some(view)
@@ -90,8 +96,16 @@ async fn look_at_target(driver: &mut Driver<'_>, state: &State) -> Option<Target
 fn traffic_view(reading: Reading, plan: &RolloutPlan, state: &State) -> TrafficView {
     let counters = |version: &str| reading.counters.get(version).cloned();
     // A version that the router has not seen yet counts from zero of the same life of the router.
-    let boot = reading.counters.values().next().map(|c| c.boot_id.clone()).unwrap_or_default();
-    let none = || Counters { boot_id: boot.clone(), ..Counters::default() };
+    let boot = reading
+        .counters
+        .values()
+        .next()
+        .map(|c| c.boot_id.clone())
+        .unwrap_or_default();
+    let none = || Counters {
+        boot_id: boot.clone(),
+        ..Counters::default()
+    };
     TrafficView {
         fence: reading.fence,
         weights: reading
@@ -101,6 +115,10 @@ fn traffic_view(reading: Reading, plan: &RolloutPlan, state: &State) -> TrafficV
             .map(|share| (share.version.clone(), share.weight_bp))
             .collect(),
         new: counters(&plan.new.version_id).unwrap_or_else(none),
-        stable: state.stable.as_deref().and_then(counters).unwrap_or_else(none),
+        stable: state
+            .stable
+            .as_deref()
+            .and_then(counters)
+            .unwrap_or_else(none),
     }
 }

@@ -52,11 +52,17 @@ async fn look(
         if !coordinator.claim(&row, 0).await? {
             continue;
         }
-        driven.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
+        driven
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id.clone());
         let (coordinator, driven) = (Arc::clone(coordinator), Arc::clone(driven));
         let shutdown = coordinator.shutdown.clone();
         shutdown.spawn("rollout", async move {
-            let _present = Present { driven, id: id.clone() };
+            let _present = Present {
+                driven,
+                id: id.clone(),
+            };
             super::drive::drive(&coordinator, &id).await;
         });
     }
@@ -71,6 +77,9 @@ struct Present {
 
 impl Drop for Present {
     fn drop(&mut self) {
-        self.driven.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        self.driven
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.id);
     }
 }

@@ -62,7 +62,11 @@ impl DockerHost {
             (SERVICE, place.service_id.as_str()),
             (ENVIRONMENT, place.environment_id.as_str()),
         ];
-        let list = self.engine.list_containers(&wanted).await.map_err(refusal)?;
+        let list = self
+            .engine
+            .list_containers(&wanted)
+            .await
+            .map_err(refusal)?;
         let mut views = Vec::with_capacity(list.len());
         for summary in list {
             match self.engine.inspect_container(&summary.id).await {
@@ -99,7 +103,10 @@ impl DockerHost {
             Err(error) if error.is_not_found() && image.contains('@') => {}
             Err(error) => return Err(refusal(error)),
         }
-        self.engine.pull_image(image, None, PULL_LIMIT, |_| {}).await.map_err(refusal)
+        self.engine
+            .pull_image(image, None, PULL_LIMIT, |_| {})
+            .await
+            .map_err(refusal)
     }
 
     fn spec(
@@ -111,7 +118,8 @@ impl DockerHost {
     ) -> ContainerSpec {
         let label = |key: &str, value: String| (key.to_owned(), value);
         let mut env = version.environment.clone();
-        env.entry("PORT".to_owned()).or_insert_with(|| version.port.to_string());
+        env.entry("PORT".to_owned())
+            .or_insert_with(|| version.port.to_string());
         ContainerSpec {
             name,
             image: version.image.clone(),
@@ -154,7 +162,13 @@ fn instance(view: &ContainerView) -> Option<(String, InstanceView)> {
     let ip = view.addresses.values().next();
     let running = view.state == ContainerState::Running;
     let address = ip.filter(|_| running).map(|ip| format!("{ip}:{port}"));
-    Some((version, InstanceView { id: view.name.clone(), address }))
+    Some((
+        version,
+        InstanceView {
+            id: view.name.clone(),
+            address,
+        },
+    ))
 }
 
 fn fenced(views: &[ContainerView], fence: Fence) -> Result<(), TargetError> {

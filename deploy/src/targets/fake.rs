@@ -26,7 +26,12 @@ pub struct FakeTarget {
 
 impl Default for FakeTarget {
     fn default() -> Self {
-        Self { inner: Mutex::new(Inner { readable: true, ..Inner::default() }) }
+        Self {
+            inner: Mutex::new(Inner {
+                readable: true,
+                ..Inner::default()
+            }),
+        }
     }
 }
 
@@ -54,7 +59,8 @@ impl FakeTarget {
     pub fn end(&self, instance: &str) {
         self.with(|inner| {
             let all = inner.versions.values_mut().flat_map(|(_, list)| list);
-            all.filter(|one| one.id == instance).for_each(|one| one.address = None);
+            all.filter(|one| one.id == instance)
+                .for_each(|one| one.address = None);
         });
     }
 
@@ -92,14 +98,20 @@ impl Target for FakeTarget {
             fenced(inner, fence)?;
             let address = inner.addresses.get(&version.image).cloned();
             let address = address.unwrap_or_else(|| "127.0.0.1:9".to_owned());
-            let known = inner.versions.entry(version.version_id.clone()).or_default();
+            let known = inner
+                .versions
+                .entry(version.version_id.clone())
+                .or_default();
             known.0 = fence.token;
             for number in 1..=version.replicas {
                 let id = format!("slipway-{}-{number}", version.version_id);
                 match known.1.iter_mut().find(|one| one.id == id) {
                     Some(one) => one.address = Some(address.clone()),
                     None => {
-                        known.1.push(InstanceView { id, address: Some(address.clone()) });
+                        known.1.push(InstanceView {
+                            id,
+                            address: Some(address.clone()),
+                        });
                         inner.images.push(version.image.clone());
                     }
                 }
@@ -114,7 +126,9 @@ impl Target for FakeTarget {
                 return Err(TargetError::Unknown("not readable".to_owned()));
             }
             let versions = inner.versions.iter();
-            Ok(versions.map(|(id, (_, list))| (id.clone(), list.clone())).collect())
+            Ok(versions
+                .map(|(id, (_, list))| (id.clone(), list.clone()))
+                .collect())
         })
     }
 

@@ -45,12 +45,17 @@ impl FakeTraffic {
 #[async_trait]
 impl Traffic for FakeTraffic {
     async fn apply(&self, fence: Fence, table: &TrafficTable) -> Result<(), TrafficError> {
-        table.check().map_err(|e| TrafficError::Refused(e.to_string()))?;
+        table
+            .check()
+            .map_err(|e| TrafficError::Refused(e.to_string()))?;
         self.with(|inner| {
             let (seen, reading) = inner.services.entry(table.service.clone()).or_default();
             match judge(*seen, fence, table.hash()) {
                 FenceAnswer::Apply => {
-                    *seen = Some(Seen { fence, hash: table.hash() });
+                    *seen = Some(Seen {
+                        fence,
+                        hash: table.hash(),
+                    });
                     reading.fence = fence;
                     reading.table = Some(table.clone());
                     for share in &table.versions {
@@ -62,7 +67,9 @@ impl Traffic for FakeTraffic {
                     return Err(TrafficError::StaleToken { seen });
                 }
                 FenceAnswer::StaleGeneration { .. } | FenceAnswer::Conflict => {
-                    return Err(TrafficError::Refused("stale generation or conflict".to_owned()));
+                    return Err(TrafficError::Refused(
+                        "stale generation or conflict".to_owned(),
+                    ));
                 }
             }
             if inner.lose_replies > 0 {
@@ -86,9 +93,9 @@ impl Traffic for FakeTraffic {
     ) -> Result<u32, TrafficError> {
         let reading = self.read(service).await?;
         match reading.table {
-            Some(table) if table.weight_of(version) > 0 => {
-                Err(TrafficError::Refused(format!("version `{version}` still has weight")))
-            }
+            Some(table) if table.weight_of(version) > 0 => Err(TrafficError::Refused(format!(
+                "version `{version}` still has weight"
+            ))),
             _ => Ok(0),
         }
     }

@@ -27,7 +27,9 @@ impl RouterTraffic {
     /// # Errors
     /// When the address cannot be used.
     pub fn new(address: &str) -> Result<Self, TrafficError> {
-        let Some(path) = address.strip_prefix("unix://").filter(|path| path.starts_with('/'))
+        let Some(path) = address
+            .strip_prefix("unix://")
+            .filter(|path| path.starts_with('/'))
         else {
             let text = format!("router address `{address}` is not unix:///path/to/socket");
             return Err(TrafficError::Refused(text));
@@ -39,8 +41,7 @@ impl RouterTraffic {
     }
 
     fn client(&self) -> RouterClient<Channel> {
-        RouterClient::new(self.channel.clone())
-            .max_decoding_message_size(slipway_proto::DECODE_MAX)
+        RouterClient::new(self.channel.clone()).max_decoding_message_size(slipway_proto::DECODE_MAX)
     }
 }
 
@@ -73,24 +74,33 @@ fn error(status: &Status) -> TrafficError {
 #[async_trait]
 impl Traffic for RouterTraffic {
     async fn apply(&self, fence: Fence, table: &TrafficTable) -> Result<(), TrafficError> {
-        table.check().map_err(|e| TrafficError::Refused(e.to_string()))?;
+        table
+            .check()
+            .map_err(|e| TrafficError::Refused(e.to_string()))?;
         let wire_fence = Some(v1::Fence {
             token: fence.token,
             generation: fence.generation,
             idempotency_key: format!("{}-{}", fence.token, fence.generation),
         });
-        let prepare = v1::PrepareRequest { fence: wire_fence.clone(), table: Some(to_wire(table)) };
+        let prepare = v1::PrepareRequest {
+            fence: wire_fence.clone(),
+            table: Some(to_wire(table)),
+        };
         within(CALL_LIMIT, self.client().prepare(prepare)).await?;
         let commit = v1::CommitRequest {
             service: table.service.clone(),
             fence: wire_fence,
             table_hash: table.hash().to_string(),
         };
-        within(CALL_LIMIT, self.client().commit(commit)).await.map(drop)
+        within(CALL_LIMIT, self.client().commit(commit))
+            .await
+            .map(drop)
     }
 
     async fn read(&self, service: &str) -> Result<Reading, TrafficError> {
-        let request = v1::ReadRequest { service: service.to_owned() };
+        let request = v1::ReadRequest {
+            service: service.to_owned(),
+        };
         let answer = within(CALL_LIMIT, self.client().read(request)).await?;
         let found = answer.services.into_iter().next();
         Ok(found.map_or_else(Reading::default, |found| reading(&answer.boot_id, found)))
@@ -108,7 +118,9 @@ impl Traffic for RouterTraffic {
             deadline_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
         };
         let limit = deadline.saturating_add(CALL_LIMIT);
-        within(limit, self.client().drain(request)).await.map(|answer| answer.cut)
+        within(limit, self.client().drain(request))
+            .await
+            .map(|answer| answer.cut)
     }
 }
 
@@ -119,14 +131,27 @@ fn reading(boot_id: &str, found: v1::ServiceState) -> Reading {
     });
     let counters = |counted: v1::VersionCounters| {
         let bad = [counted.connect_failed, counted.reset, counted.timed_out];
-        let bad = bad.into_iter().fold(counted.status_5xx, u64::saturating_add);
+        let bad = bad
+            .into_iter()
+            .fold(counted.status_5xx, u64::saturating_add);
         let boot_id = boot_id.to_owned();
-        (counted.version, Counters { boot_id, completed: counted.completed, bad })
+        (
+            counted.version,
+            Counters {
+                boot_id,
+                completed: counted.completed,
+                bad,
+            },
+        )
     };
     Reading {
         fence,
         table: found.table.map(from_wire),
-        counters: found.counters.into_iter().map(counters).collect::<BTreeMap<_, _>>(),
+        counters: found
+            .counters
+            .into_iter()
+            .map(counters)
+            .collect::<BTreeMap<_, _>>(),
     }
 }
 
@@ -137,7 +162,10 @@ fn to_wire(table: &TrafficTable) -> v1::TrafficTable {
         instances: share
             .instances
             .iter()
-            .map(|i| v1::Instance { id: i.id.clone(), address: i.address.clone() })
+            .map(|i| v1::Instance {
+                id: i.id.clone(),
+                address: i.address.clone(),
+            })
             .collect(),
     };
     v1::TrafficTable {
@@ -156,7 +184,10 @@ fn from_wire(table: v1::TrafficTable) -> TrafficTable {
         instances: version
             .instances
             .into_iter()
-            .map(|i| Instance { id: i.id, address: i.address })
+            .map(|i| Instance {
+                id: i.id,
+                address: i.address,
+            })
             .collect(),
     };
     TrafficTable {

@@ -34,14 +34,23 @@ pub(crate) async fn approve(
     // Whoever may act for others still needs the right, and is an initiator for this purpose too.
     may_approve(rule, caller, &plan.initiators)?;
     if approver != caller.subject {
-        let named = Caller { subject: approver.clone(), ..caller.clone() };
+        let named = Caller {
+            subject: approver.clone(),
+            ..caller.clone()
+        };
         may_approve(rule, &named, &plan.initiators)?;
     }
     record(coordinator, caller, &row, rule, &approver, "approved", "").await?;
-    let row = coordinator.db.rollout(id).await?.ok_or(Refused::NoSuch("deployment"))?;
+    let row = coordinator
+        .db
+        .rollout(id)
+        .await?
+        .ok_or(Refused::NoSuch("deployment"))?;
     let judged = coordinator.judge_approvals(&row, &plan).await?;
     coordinator.nudge(id);
-    Ok(Answered { goes_on: judged.allows() })
+    Ok(Answered {
+        goes_on: judged.allows(),
+    })
 }
 
 /// Records a no.
@@ -57,11 +66,27 @@ pub(crate) async fn reject(
         return Err(nothing_pending(&row));
     };
     // A no needs the right, but may come from whoever started it.
-    let anybody = ApprovalRule { approver_not_initiator: false, ..rule.clone() };
+    let anybody = ApprovalRule {
+        approver_not_initiator: false,
+        ..rule.clone()
+    };
     may_approve(&anybody, caller, &plan.initiators)?;
-    record(coordinator, caller, &row, rule, &caller.subject, "rejected", reason).await?;
+    record(
+        coordinator,
+        caller,
+        &row,
+        rule,
+        &caller.subject,
+        "rejected",
+        reason,
+    )
+    .await?;
     coordinator.nudge(id);
-    coordinator.db.rollout(id).await?.ok_or(Refused::NoSuch("deployment"))
+    coordinator
+        .db
+        .rollout(id)
+        .await?
+        .ok_or(Refused::NoSuch("deployment"))
 }
 
 fn approver(caller: &Caller, named: &str) -> Result<String, Refused> {
@@ -71,14 +96,21 @@ fn approver(caller: &Caller, named: &str) -> Result<String, Refused> {
     if caller.may(Deed::ApproveForOthers) {
         return Ok(named.to_owned());
     }
-    Err(Refused::OtherName { named: named.to_owned(), caller: caller.subject.clone() })
+    Err(Refused::OtherName {
+        named: named.to_owned(),
+        caller: caller.subject.clone(),
+    })
 }
 
 async fn pending(
     coordinator: &Coordinator,
     id: &str,
 ) -> Result<(RolloutRow, RolloutPlan), Refused> {
-    let row = coordinator.db.rollout(id).await?.ok_or(Refused::NoSuch("deployment"))?;
+    let row = coordinator
+        .db
+        .rollout(id)
+        .await?
+        .ok_or(Refused::NoSuch("deployment"))?;
     if !matches!(row.phase.as_str(), "planned" | "await_approval") {
         return Err(nothing_pending(&row));
     }
@@ -87,7 +119,10 @@ async fn pending(
 }
 
 fn nothing_pending(row: &RolloutRow) -> Refused {
-    let text = format!("the deployment is in phase {}, no approval is pending", row.phase);
+    let text = format!(
+        "the deployment is in phase {}, no approval is pending",
+        row.phase
+    );
     Refused::State("nothing_pending", text)
 }
 
@@ -120,8 +155,15 @@ async fn record(
         "reason": reason,
     });
     let action = format!("deployment.{decision}");
-    let audit =
-        coordinator.audit(("token", &caller.subject), &action, &row.deployment_id, detail);
-    coordinator.db.record_approval(&row.deployment_id, approval, decision, audit).await?;
+    let audit = coordinator.audit(
+        ("token", &caller.subject),
+        &action,
+        &row.deployment_id,
+        detail,
+    );
+    coordinator
+        .db
+        .record_approval(&row.deployment_id, approval, decision, audit)
+        .await?;
     Ok(())
 }

@@ -17,7 +17,11 @@ impl Coordinator {
         &self,
         id: &str,
     ) -> anyhow::Result<(EnvironmentRow, EnvironmentTarget)> {
-        let row = self.db.environment(id).await?.context("the environment is not registered")?;
+        let row = self
+            .db
+            .environment(id)
+            .await?
+            .context("the environment is not registered")?;
         let target = serde_json::from_str(&row.target)
             .with_context(|| format!("the target of environment `{}` is not readable", row.name))?;
         Ok((row, target))
@@ -30,7 +34,9 @@ impl Coordinator {
         environment_id: &str,
     ) -> anyhow::Result<Option<String>> {
         let versions = self.db.versions(service_id, environment_id).await?;
-        let good = versions.into_iter().find(|version| version.last_good_at.is_some());
+        let good = versions
+            .into_iter()
+            .find(|version| version.last_good_at.is_some());
         Ok(good.map(|version| version.version_id))
     }
 
@@ -54,7 +60,12 @@ impl Coordinator {
     ) -> anyhow::Result<(Option<String>, bool)> {
         let digest = pinned_digest(&plan.new.image).unwrap_or_default();
         for environment in &plan.after {
-            if self.db.succeeded_with(service_id, environment, digest).await?.is_some() {
+            if self
+                .db
+                .succeeded_with(service_id, environment, digest)
+                .await?
+                .is_some()
+            {
                 continue;
             }
             let filter = RolloutFilter {
@@ -104,13 +115,27 @@ impl Coordinator {
         }
         let approvers = self.callers(now).await?;
         let (hash, who) = (&row.plan_hash, &plan.initiators);
-        Ok(judge(Some(rule), &recorded, &approvers, who, hash, asked_at, now))
+        Ok(judge(
+            Some(rule),
+            &recorded,
+            &approvers,
+            who,
+            hash,
+            asked_at,
+            now,
+        ))
     }
 
     /// Everybody with a living token, with what all of their tokens together allow.
     async fn callers(&self, now: Timestamp) -> anyhow::Result<BTreeMap<String, Approver>> {
         let mut words: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for token in self.db.tokens().await?.into_iter().filter(|token| lives(token, now)) {
+        for token in self
+            .db
+            .tokens()
+            .await?
+            .into_iter()
+            .filter(|token| lives(token, now))
+        {
             let roles: Vec<String> = serde_json::from_str(&token.roles).unwrap_or_default();
             words.entry(token.subject).or_default().extend(roles);
         }

@@ -10,8 +10,8 @@ use slipway_core::access::Refusal;
 use slipway_core::rollout::PlanError;
 use slipway_store::StoreError;
 
-pub(crate) use approve::{Answered, approve, reject};
-pub(crate) use roll_back::{RolledBack, roll_back};
+pub(crate) use approve::{approve, reject};
+pub(crate) use roll_back::roll_back;
 pub(crate) use start_rollout::{Start, start_rollout};
 pub(crate) use steer::steer;
 
@@ -20,9 +20,15 @@ pub(crate) use steer::steer;
 pub(crate) enum Refused {
     /// Not allowed.
     #[error("`{who}` may not {what}; it needs {needed}")]
-    MayNot { who: String, what: &'static str, needed: &'static str },
+    MayNot {
+        who: String,
+        what: &'static str,
+        needed: &'static str,
+    },
     /// Another name than the caller's own.
-    #[error("approver_id names `{named}`, the token belongs to `{caller}`: approve with your own token")]
+    #[error(
+        "approver_id names `{named}`, the token belongs to `{caller}`: approve with your own token"
+    )]
     OtherName { named: String, caller: String },
     /// Not an approver of this one.
     #[error(transparent)]

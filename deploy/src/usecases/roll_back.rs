@@ -8,6 +8,9 @@ use slipway_store::{Begun, NewRollout, RolloutFilter, RolloutRow, VersionRow};
 use super::{Refused, steer};
 use crate::run::Coordinator;
 
+/// Failed rollbacks of one deployment before somebody must look.
+const TRIES_MAX: usize = 20;
+
 /// What a rollback came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RolledBack {
@@ -33,11 +36,13 @@ pub(crate) async fn roll_back(
             needed: "the role deployer, maintainer, approver or admin",
         });
     }
-    let row = coordinator.db.rollout(id).await?.ok_or(Refused::NoSuch("deployment"))?;
+    let row = coordinator
+        .db
+        .rollout(id)
+        .await?
+        .ok_or(Refused::NoSuch("deployment"))?;
     match row.status.as_str() {
-        "in_progress" if row.kind == "rollout" => {
-            abort(coordinator, caller, &row, reason).await
-        }
+        "in_progress" if row.kind == "rollout" => abort(coordinator, caller, &row, reason).await,
         "in_progress" => Ok(RolledBack {
             version: row.target_version.clone(),
             deployment: row.deployment_id.clone(),
@@ -62,12 +67,16 @@ async fn abort(
     reason: &str,
 ) -> Result<RolledBack, Refused> {
     let state: State = serde_json::from_str(&row.state_json).map_err(anyhow::Error::from)?;
-    let good = coordinator.good_version(&row.service_id, &row.environment_id).await?;
+    let good = coordinator
+        .good_version(&row.service_id, &row.environment_id)
+        .await?;
     let back_to = state.stable.clone().or(good);
     if back_to.is_none() && state.traffic_touched {
         return Err(no_previous(row));
     }
-    let wish = Wish::Abort { reason: reason.to_owned() };
+    let wish = Wish::Abort {
+        reason: reason.to_owned(),
+    };
     steer::steer(coordinator, caller, &row.deployment_id, &wish).await?;
     Ok(RolledBack {
         version: back_to.unwrap_or_default(),
@@ -82,28 +91,60 @@ async fn begin(
     reason: &str,
     to: &str,
 ) -> Result<RolledBack, Refused> {
-    let key = format!("rollback/{}", row.deployment_id);
     if let Some(newer) = coordinator.db.later_success(row).await? {
         let text = format!("deployment {newer} has the traffic now; roll that one back");
         return Err(Refused::State("newer_deployment", text));
     }
-    let versions = coordinator.db.versions(&row.service_id, &row.environment_id).await?;
+    let versions = coordinator
+        .db
+        .versions(&row.service_id, &row.environment_id)
+        .await?;
     let goal = goal(row, versions, to)?;
     let plan = plan(row, &goal)?;
-    let new = stored(coordinator, caller, row, &plan, key, reason).await?;
+    let new = stored(coordinator, caller, row, &plan, reason).await?;
     // Whatever is on its way there goes back first; its place in the queue is behind ours.
     for active in active_rollouts(coordinator, row).await? {
-        let wish = Wish::Abort { reason: format!("a rollback was asked for: {reason}") };
-        steer::steer(coordinator, caller, &active, &wish).await.map(drop).or_else(|error| {
-            // It ended meanwhile: nothing is in the way.
-            if matches!(error, Refused::State(..)) { Ok(()) } else { Err(error) }
-        })?;
+        let wish = Wish::Abort {
+            reason: format!("a rollback was asked for: {reason}"),
+        };
+        steer::steer(coordinator, caller, &active, &wish)
+            .await
+            .map(drop)
+            .or_else(|error| {
+                // It ended meanwhile: nothing is in the way.
+                if matches!(error, Refused::State(..)) {
+                    Ok(())
+                } else {
+                    Err(error)
+                }
+            })?;
     }
-    let begun = match coordinator.db.begin_rollout(new).await? {
-        Begun::New(row) | Begun::Existing(row) => row,
-    };
+    let begun = once(coordinator, row, new).await?;
     coordinator.nudge(&begun.deployment_id);
-    Ok(RolledBack { version: begun.target_version, deployment: begun.deployment_id })
+    Ok(RolledBack {
+        version: begun.target_version,
+        deployment: begun.deployment_id,
+    })
+}
+
+/// Asked twice, it is one rollback; asked again after it failed, it is another one.
+async fn once(
+    coordinator: &Coordinator,
+    row: &RolloutRow,
+    mut new: NewRollout,
+) -> Result<RolloutRow, Refused> {
+    let mut key = format!("rollback/{}", row.deployment_id);
+    for _ in 0..TRIES_MAX {
+        new.idem_key = Some(key);
+        match coordinator.db.begin_rollout(new.clone()).await? {
+            Begun::Existing(old) if old.status == "failed" => {
+                key = format!("rollback/{}", old.deployment_id);
+            }
+            Begun::New(row) | Begun::Existing(row) => return Ok(row),
+        }
+    }
+    let text = format!("{TRIES_MAX} rollbacks of this deployment failed; look at their reasons");
+    Err(Refused::State("too_many_rollbacks", text))
 }
 
 fn no_previous(row: &RolloutRow) -> Refused {
@@ -120,9 +161,15 @@ fn goal(row: &RolloutRow, versions: Vec<VersionRow>, to: &str) -> Result<Version
         version.last_good_at.is_some() && version.version_id != row.target_version
     };
     if to.is_empty() {
-        return versions.into_iter().find(good).ok_or_else(|| no_previous(row));
+        return versions
+            .into_iter()
+            .find(good)
+            .ok_or_else(|| no_previous(row));
     }
-    match versions.into_iter().find(|version| version.version_id == to) {
+    match versions
+        .into_iter()
+        .find(|version| version.version_id == to)
+    {
         Some(version) if good(&version) => Ok(version),
         Some(_) => {
             let text = format!("version {to} has the traffic already, or was never proven good");
@@ -172,7 +219,6 @@ async fn stored(
     caller: &Caller,
     row: &RolloutRow,
     plan: &RolloutPlan,
-    key: String,
     reason: &str,
 ) -> Result<NewRollout, Refused> {
     let now = coordinator.clock.now();
@@ -188,7 +234,12 @@ async fn stored(
         "emergency": true,
     });
     Ok(NewRollout {
-        audit: coordinator.audit(("token", &caller.subject), "deployment.rollback", &id, detail),
+        audit: coordinator.audit(
+            ("token", &caller.subject),
+            "deployment.rollback",
+            &id,
+            detail,
+        ),
         deployment_id: id,
         build_id: plan.facts.build_id.clone(),
         initiator_id: caller.subject.clone(),
@@ -203,7 +254,7 @@ async fn stored(
         plan_json: json(serde_json::to_string(plan))?,
         plan_hash: plan.hash(&environment.target),
         state_json: json(serde_json::to_string(&state))?,
-        idem_key: Some(key),
+        idem_key: None,
         version: None,
         now,
     })

@@ -47,21 +47,34 @@ pub(crate) async fn start_rollout(
     }
     let initiators = initiators(caller, &start.initiator)?;
     let spec = read(&start)?;
-    let environment = spec.environments.iter().find(|known| known.name == start.environment);
+    let environment = spec
+        .environments
+        .iter()
+        .find(|known| known.name == start.environment);
     let environment = environment.cloned().ok_or_else(|| {
-        let text = format!("names `{}`, which the deploy section does not have", start.environment);
+        let text = format!(
+            "names `{}`, which the deploy section does not have",
+            start.environment
+        );
         Refused::Field("environment", text)
     })?;
     let registered = registered(coordinator, &environment).await?;
     let policy: Policy = serde_json::from_str(&registered.policy).map_err(|error| {
-        anyhow::anyhow!("the policy of environment `{}` is not readable: {error}", registered.name)
+        anyhow::anyhow!(
+            "the policy of environment `{}` is not readable: {error}",
+            registered.name
+        )
     })?;
     let now = coordinator.clock.now();
     let id = coordinator.rng.ulid(now);
     let service_id = coordinator.rng.ulid(now);
-    let service =
-        coordinator.db.ensure_service(&service_id, &start.repo_id, &spec.service, now).await?;
-    let good = coordinator.good_version(&service.service_id, &registered.environment_id).await?;
+    let service = coordinator
+        .db
+        .ensure_service(&service_id, &start.repo_id, &spec.service, now)
+        .await?;
+    let good = coordinator
+        .good_version(&service.service_id, &registered.environment_id)
+        .await?;
     let mut plan = plan(coordinator, &id, &start, &spec, &environment, &registered)?;
     plan.initiators = initiators;
     plan.first = good.is_none();
@@ -74,7 +87,15 @@ pub(crate) async fn start_rollout(
     if let Some(reason) = barred.filter(|_| !under_way) {
         return Err(Refused::State("staging_required", reason));
     }
-    let new = stored(coordinator, caller, &start, plan, &registered, &service.service_id, good)?;
+    let new = stored(
+        coordinator,
+        caller,
+        &start,
+        plan,
+        &registered,
+        &service.service_id,
+        good,
+    )?;
     let row = match coordinator.db.begin_rollout(new).await? {
         Begun::New(row) | Begun::Existing(row) => row,
     };
@@ -84,13 +105,22 @@ pub(crate) async fn start_rollout(
 
 fn read(start: &Start) -> Result<DeploySpec, Refused> {
     if start.deploy_json.len() > DEPLOY_MAX {
-        return Err(Refused::Field("deploy_json", "is larger than 256 KiB".to_owned()));
+        return Err(Refused::Field(
+            "deploy_json",
+            "is larger than 256 KiB".to_owned(),
+        ));
     }
     if start.build_id.is_empty() || start.build_id.len() > 64 {
-        return Err(Refused::Field("build_id", "must have 1 to 64 bytes".to_owned()));
+        return Err(Refused::Field(
+            "build_id",
+            "must have 1 to 64 bytes".to_owned(),
+        ));
     }
     if start.idempotency_key.len() > 255 {
-        return Err(Refused::Field("idempotency_key", "is longer than 255 bytes".to_owned()));
+        return Err(Refused::Field(
+            "idempotency_key",
+            "is longer than 255 bytes".to_owned(),
+        ));
     }
     serde_json::from_str(&start.deploy_json)
         .map_err(|error| Refused::Field("deploy_json", format!("is not a deploy section: {error}")))
@@ -118,11 +148,19 @@ async fn registered(
     coordinator: &Coordinator,
     environment: &EnvironmentSpec,
 ) -> Result<EnvironmentRow, Refused> {
-    let by_name = coordinator.db.environment_by_name(&environment.name).await?;
+    let by_name = coordinator
+        .db
+        .environment_by_name(&environment.name)
+        .await?;
     let found = match by_name {
         Some(row) => Some(row),
         None if environment.target.is_empty() => None,
-        None => coordinator.db.environment_by_name(&environment.target).await?,
+        None => {
+            coordinator
+                .db
+                .environment_by_name(&environment.target)
+                .await?
+        }
     };
     found.ok_or_else(|| {
         let text = format!(
@@ -155,9 +193,15 @@ fn plan(
         Strategy::Canary => environment
             .steps
             .iter()
-            .map(|step| Step { weight_bp: step.weight_bp, bake_ms: step.bake_ms })
+            .map(|step| Step {
+                weight_bp: step.weight_bp,
+                bake_ms: step.bake_ms,
+            })
             .collect(),
-        _ => vec![Step { weight_bp: FULL_BP, bake_ms: 0 }],
+        _ => vec![Step {
+            weight_bp: FULL_BP,
+            bake_ms: 0,
+        }],
     };
     let defaults = coordinator.defaults;
     Ok(RolloutPlan {
@@ -178,7 +222,11 @@ fn plan(
         steps,
         smoke: environment.smoke.clone(),
         approval: None,
-        after: if environment.require_staging { environment.after.clone() } else { vec![] },
+        after: if environment.require_staging {
+            environment.after.clone()
+        } else {
+            vec![]
+        },
         initiators: BTreeSet::new(),
         timings: Timings {
             warm_passes: defaults.warm_passes,
@@ -205,7 +253,9 @@ fn variables(given: &BTreeMap<String, EnvValue>) -> Result<BTreeMap<String, Stri
         EnvValue::Plain(text) => Ok((name.clone(), text.clone())),
         EnvValue::FromSecret(_) => Err(Refused::Field(
             "environment",
-            format!("`{name}` comes from a secret; services cannot be given secrets in this version"),
+            format!(
+                "`{name}` comes from a secret; services cannot be given secrets in this version"
+            ),
         )),
     };
     given.iter().map(value).collect()
@@ -217,11 +267,19 @@ fn approval(environment: &EnvironmentSpec, policy: &Policy) -> Option<ApprovalRu
     if file.is_none() && !policy.approval && policy.min_approvals == 0 {
         return None;
     }
-    let from_file: BTreeSet<String> =
-        file.map(|spec| spec.groups.iter().cloned().collect()).unwrap_or_default();
+    let from_file: BTreeSet<String> = file
+        .map(|spec| spec.groups.iter().cloned().collect())
+        .unwrap_or_default();
     Some(ApprovalRule {
-        groups: if policy.groups.is_empty() { from_file } else { policy.groups.clone() },
-        min_approvals: file.map_or(1, |spec| spec.min_approvals).max(policy.min_approvals).max(1),
+        groups: if policy.groups.is_empty() {
+            from_file
+        } else {
+            policy.groups.clone()
+        },
+        min_approvals: file
+            .map_or(1, |spec| spec.min_approvals)
+            .max(policy.min_approvals)
+            .max(1),
         // Without a file's word on it, a second person is needed.
         approver_not_initiator: policy.approver_not_initiator
             || file.is_none_or(|spec| spec.approver_not_initiator),
@@ -253,7 +311,11 @@ fn stored(
         "initiators": plan.initiators,
         "first": plan.first,
     });
-    let named = if start.initiator.is_empty() { &caller.subject } else { &start.initiator };
+    let named = if start.initiator.is_empty() {
+        &caller.subject
+    } else {
+        &start.initiator
+    };
     let key = (!start.idempotency_key.is_empty())
         .then(|| format!("start/{}/{}", caller.subject, start.idempotency_key));
     Ok(NewRollout {
@@ -265,14 +327,21 @@ fn stored(
         strategy: strategy.to_owned(),
         source_version: good,
         target_version: id.clone(),
-        approval_status: if plan.approval.is_some() { "pending" } else { "approved" }.to_owned(),
+        approval_status: if plan.approval.is_some() {
+            "pending"
+        } else {
+            "approved"
+        }
+        .to_owned(),
         kind: "rollout".to_owned(),
         plan_hash: plan.hash(&registered.target),
         state_json: json(serde_json::to_string(&State::planned(now)))?,
         idem_key: key,
         version: Some(NewVersion {
             image: plan.new.image.clone(),
-            digest: pinned_digest(&plan.new.image).unwrap_or_default().to_owned(),
+            digest: pinned_digest(&plan.new.image)
+                .unwrap_or_default()
+                .to_owned(),
             config_hash: plan.config_hash(),
             config_json: json(serde_json::to_string(&plan.new))?,
         }),

@@ -58,8 +58,14 @@ fn new_rollout(id: &str, kind: &str, key: Option<&str>) -> NewRollout {
 }
 
 async fn begun(db: &Db, id: &str) -> RolloutRow {
-    db.ensure_service("service", "repo", "shop", at(0)).await.expect("a service");
-    match db.begin_rollout(new_rollout(id, "rollout", None)).await.expect("stored") {
+    db.ensure_service("service", "repo", "shop", at(0))
+        .await
+        .expect("a service");
+    match db
+        .begin_rollout(new_rollout(id, "rollout", None))
+        .await
+        .expect("stored")
+    {
         Begun::New(row) => row,
         Begun::Existing(_) => panic!("it is new"),
     }
@@ -76,27 +82,54 @@ fn in_phase(row: &RolloutRow, phase: Phase) -> State {
 
 async fn owned(db: &Db, id: &str, owner: &str, seconds: i64) -> RolloutRow {
     let row = reload(db, id).await;
-    let claimed = db.claim_rollout(&row, owner, LEASE, 0, at(seconds)).await.expect("claimed");
+    let claimed = db
+        .claim_rollout(&row, owner, LEASE, 0, at(seconds))
+        .await
+        .expect("claimed");
     claimed.expect("free to be claimed")
 }
 
 async fn locked(db: &Db, id: &str, seconds: i64) -> RolloutRow {
     let row = owned(db, id, "a", seconds).await;
-    assert_eq!(db.ask_lock(&row, at(seconds)).await.expect("asked"), LockAnswer::Granted);
+    assert_eq!(
+        db.ask_lock(&row, at(seconds)).await.expect("asked"),
+        LockAnswer::Granted
+    );
     reload(db, id).await
 }
 
 /// The same key is the same rollout; the audit row is there.
 pub async fn starting_twice_with_one_key_is_one_rollout(db: Db) {
-    db.ensure_service("service", "repo", "shop", at(0)).await.expect("a service");
-    let first = db.begin_rollout(new_rollout("d1", "rollout", Some("k"))).await.expect("stored");
-    let Begun::New(first) = first else { panic!("it is new") };
-    let again = db.begin_rollout(new_rollout("d2", "rollout", Some("k"))).await.expect("stored");
+    db.ensure_service("service", "repo", "shop", at(0))
+        .await
+        .expect("a service");
+    let first = db
+        .begin_rollout(new_rollout("d1", "rollout", Some("k")))
+        .await
+        .expect("stored");
+    let Begun::New(first) = first else {
+        panic!("it is new")
+    };
+    let again = db
+        .begin_rollout(new_rollout("d2", "rollout", Some("k")))
+        .await
+        .expect("stored");
     assert_eq!(again, Begun::Existing(first));
     assert!(db.rollout("d2").await.expect("readable").is_none());
-    let all = db.rollouts(&RolloutFilter { limit: 10, ..RolloutFilter::default() }).await;
+    let all = db
+        .rollouts(&RolloutFilter {
+            limit: 10,
+            ..RolloutFilter::default()
+        })
+        .await;
     assert_eq!(all.expect("readable").len(), 1);
-    assert_eq!(db.versions("service", "environment").await.expect("readable").len(), 1);
+    assert_eq!(
+        db.versions("service", "environment")
+            .await
+            .expect("readable")
+            .len(),
+        1
+    );
 }
 
 /// A claim raises the token; the old owner's writes change nothing from then on.
@@ -104,32 +137,94 @@ pub async fn a_takeover_fences_the_old_owner(db: Db) {
     begun(&db, "d1").await;
     let old = owned(&db, "d1", "a", 0).await;
     let row = reload(&db, "d1").await;
-    let too_early = db.claim_rollout(&row, "b", LEASE, 0, at(14)).await.expect("asked");
+    let too_early = db
+        .claim_rollout(&row, "b", LEASE, 0, at(14))
+        .await
+        .expect("asked");
     assert!(too_early.is_none(), "the lease still runs");
-    let new = db.claim_rollout(&row, "b", LEASE, 0, at(15)).await.expect("asked").expect("free");
+    let new = db
+        .claim_rollout(&row, "b", LEASE, 0, at(15))
+        .await
+        .expect("asked")
+        .expect("free");
     assert!(new.token > old.token);
     let change = RolloutChange::to(in_phase(&old, Phase::WaitLock));
     let refused = db.change_rollout(&old, change.clone(), at(16)).await;
-    assert!(matches!(refused, Err(StoreError::Conflict(_))), "{refused:?}");
-    db.change_rollout(&new, change, at(16)).await.expect("the new owner writes");
+    assert!(
+        matches!(refused, Err(StoreError::Conflict(_))),
+        "{refused:?}"
+    );
+    db.change_rollout(&new, change, at(16))
+        .await
+        .expect("the new owner writes");
     assert_eq!(reload(&db, "d1").await.phase, "wait_lock");
-    assert_eq!(db.renew_ownership("a", LEASE, at(17)).await.expect("asked"), 0);
-    assert_eq!(db.renew_ownership("b", LEASE, at(17)).await.expect("asked"), 1);
-    let floor = db.claim_rollout(&new, "b", LEASE, 500, at(18)).await.expect("asked");
-    assert_eq!(floor.expect("ours").token, 501, "above what a router has seen");
+    assert_eq!(
+        db.renew_ownership("a", LEASE, at(17)).await.expect("asked"),
+        0
+    );
+    assert_eq!(
+        db.renew_ownership("b", LEASE, at(17)).await.expect("asked"),
+        1
+    );
+}
+
+/// The holder's token rises above what a router has seen; whoever waits shuts nobody out.
+pub async fn a_claim_raises_the_token_of_the_holder_only(db: Db) {
+    begun(&db, "d1").await;
+    begun(&db, "d2").await;
+    let holder = locked(&db, "d1", 0).await;
+    owned(&db, "d2", "a", 1).await;
+    let state = in_phase(&holder, Phase::Prepare);
+    let step = db.intend(&holder, &state, Effect::EnsureNew, at(2)).await;
+    assert!(
+        step.is_ok(),
+        "a waiting rollout shut the holder out: {step:?}"
+    );
+    let row = reload(&db, "d1").await;
+    let above = db
+        .claim_rollout(&row, "a", LEASE, 500, at(3))
+        .await
+        .expect("asked");
+    let above = above.expect("ours");
+    assert_eq!(above.token, 501);
+    let lock = db
+        .lock("service", "environment")
+        .await
+        .expect("readable")
+        .expect("held");
+    assert_eq!(lock.token, 501);
+    let state: State = serde_json::from_str(&above.state_json).expect("a state");
+    let step = db
+        .intend(&above, &state, Effect::EnsureNew, at(4))
+        .await
+        .expect("written");
+    assert_eq!(step.token, 501);
 }
 
 /// Two decisions from one row: one of them is told to look again.
 pub async fn a_decision_from_an_old_row_is_refused(db: Db) {
     begun(&db, "d1").await;
     let row = owned(&db, "d1", "a", 0).await;
-    assert!(db.wish("d1", "{}", audit("deployment.abort", "d1")).await.expect("stored"));
+    assert!(
+        db.wish("d1", "{}", audit("deployment.abort", "d1"))
+            .await
+            .expect("stored")
+    );
     let change = RolloutChange::to(in_phase(&row, Phase::WaitLock));
-    assert!(db.change_rollout(&row, change.clone(), at(1)).await.is_err());
+    assert!(
+        db.change_rollout(&row, change.clone(), at(1))
+            .await
+            .is_err()
+    );
     let fresh = reload(&db, "d1").await;
     assert_eq!(fresh.wish.as_deref(), Some("{}"));
-    let done = RolloutChange { wish_done: true, ..change };
-    db.change_rollout(&fresh, done, at(1)).await.expect("from the present row");
+    let done = RolloutChange {
+        wish_done: true,
+        ..change
+    };
+    db.change_rollout(&fresh, done, at(1))
+        .await
+        .expect("from the present row");
     assert_eq!(reload(&db, "d1").await.wish, None);
 }
 
@@ -140,11 +235,17 @@ pub async fn the_lock_has_one_holder_and_goes_to_the_next(db: Db) {
     }
     let first = locked(&db, "d1", 0).await;
     let second = owned(&db, "d2", "a", 1).await;
-    let wait = |position| LockAnswer::Wait { holder: Some("d1".to_owned()), position };
+    let wait = |position| LockAnswer::Wait {
+        holder: Some("d1".to_owned()),
+        position,
+    };
     assert_eq!(db.ask_lock(&second, at(1)).await.expect("asked"), wait(1));
     let third = owned(&db, "d3", "a", 2).await;
     assert_eq!(db.ask_lock(&third, at(2)).await.expect("asked"), wait(2));
-    let Begun::New(_) = db.begin_rollout(new_rollout("r1", "rollback", None)).await.expect("stored")
+    let Begun::New(_) = db
+        .begin_rollout(new_rollout("r1", "rollback", None))
+        .await
+        .expect("stored")
     else {
         panic!("it is new")
     };
@@ -153,11 +254,25 @@ pub async fn the_lock_has_one_holder_and_goes_to_the_next(db: Db) {
     assert_eq!(db.ask_lock(&second, at(3)).await.expect("asked"), wait(2));
 
     let ended = RolloutChange::to(in_phase(&first, Phase::Failed));
-    db.change_rollout(&first, ended, at(4)).await.expect("ended");
+    db.change_rollout(&first, ended, at(4))
+        .await
+        .expect("ended");
     let asked = db.ask_lock(&second, at(5)).await.expect("asked");
-    assert_eq!(asked, LockAnswer::Wait { holder: None, position: 2 });
-    assert_eq!(db.ask_lock(&back, at(5)).await.expect("asked"), LockAnswer::Granted);
-    let waiters = db.lock_waiters("service", "environment").await.expect("readable");
+    assert_eq!(
+        asked,
+        LockAnswer::Wait {
+            holder: None,
+            position: 2
+        }
+    );
+    assert_eq!(
+        db.ask_lock(&back, at(5)).await.expect("asked"),
+        LockAnswer::Granted
+    );
+    let waiters = db
+        .lock_waiters("service", "environment")
+        .await
+        .expect("readable");
     let names: Vec<&str> = waiters.iter().map(|w| w.deployment.as_str()).collect();
     assert_eq!(names, ["d2", "d3"]);
 }
@@ -168,15 +283,28 @@ pub async fn a_silent_holder_is_resolved_before_the_next_starts(db: Db) {
     begun(&db, "d2").await;
     locked(&db, "d1", 0).await;
     assert_eq!(db.heartbeat_locks("a", at(10)).await.expect("asked"), 1);
-    assert_eq!(db.heartbeat_locks("a", at(16)).await.expect("asked"), 0, "its lease is over");
+    assert_eq!(
+        db.heartbeat_locks("a", at(16)).await.expect("asked"),
+        0,
+        "its lease is over"
+    );
     assert_eq!(db.heartbeat_locks("b", at(10)).await.expect("asked"), 0);
     let second = owned(&db, "d2", "b", 20).await;
     let asked = db.ask_lock(&second, at(609)).await.expect("asked");
     assert!(matches!(asked, LockAnswer::Wait { .. }));
     let asked = db.ask_lock(&second, at(610)).await.expect("asked");
-    assert_eq!(asked, LockAnswer::ResolveOrphan { holder: "d1".to_owned() });
+    assert_eq!(
+        asked,
+        LockAnswer::ResolveOrphan {
+            holder: "d1".to_owned()
+        }
+    );
     let resolved = owned(&db, "d1", "b", 611).await;
-    let lock = db.lock("service", "environment").await.expect("readable").expect("held");
+    let lock = db
+        .lock("service", "environment")
+        .await
+        .expect("readable")
+        .expect("held");
     assert_eq!((lock.holder.as_str(), lock.token), ("d1", resolved.token));
 }
 
@@ -186,25 +314,41 @@ pub async fn an_intent_is_written_under_the_lock_with_a_new_generation(db: Db) {
     let row = owned(&db, "d1", "a", 0).await;
     let state = in_phase(&row, Phase::Prepare);
     let refused = db.intend(&row, &state, Effect::EnsureNew, at(1)).await;
-    assert!(matches!(refused, Err(StoreError::Conflict(_))), "no lock: {refused:?}");
+    assert!(
+        matches!(refused, Err(StoreError::Conflict(_))),
+        "no lock: {refused:?}"
+    );
     let row = locked(&db, "d1", 1).await;
-    let refused = db.intend(&row, &state, Effect::EnsureNew, at(1 + 541)).await;
+    let refused = db
+        .intend(&row, &state, Effect::EnsureNew, at(1 + 541))
+        .await;
     assert!(refused.is_err(), "the lock runs out too soon");
-    let one = db.intend(&row, &state, Effect::EnsureNew, at(2)).await.expect("written");
+    let one = db
+        .intend(&row, &state, Effect::EnsureNew, at(2))
+        .await
+        .expect("written");
     let row = reload(&db, "d1").await;
     let state: State = serde_json::from_str(&row.state_json).expect("a state");
     assert_eq!(state.step.as_ref(), Some(&one));
     assert_eq!(one.status, StepStatus::Intent);
-    let two = db.intend(&row, &state, Effect::EnsureNew, at(3)).await.expect("written");
+    let two = db
+        .intend(&row, &state, Effect::EnsureNew, at(3))
+        .await
+        .expect("written");
     assert!(two.generation > one.generation && two.attempt == 2 && two.number == one.number);
 
     let row = reload(&db, "d1").await;
     let state: State = serde_json::from_str(&row.state_json).expect("a state");
     let mut change = RolloutChange::to(state.applied(at(4)));
     change.step = Some((two, "applied", Some("{\"seen\":1}".to_owned())));
-    db.change_rollout(&row, change, at(4)).await.expect("written");
+    db.change_rollout(&row, change, at(4))
+        .await
+        .expect("written");
     let steps = db.rollout_steps("d1").await.expect("readable");
-    let seen: Vec<(i64, &str)> = steps.iter().map(|s| (s.attempt, s.status.as_str())).collect();
+    let seen: Vec<(i64, &str)> = steps
+        .iter()
+        .map(|s| (s.attempt, s.status.as_str()))
+        .collect();
     assert_eq!(seen, [(1, "intent"), (2, "applied")]);
 }
 
@@ -214,35 +358,73 @@ pub async fn a_success_makes_a_version_good_and_a_rollback_undoes_it(db: Db) {
         begun(&db, id).await;
         let row = locked(&db, id, seconds).await;
         let mut change = RolloutChange::to(in_phase(&row, Phase::Succeeded));
-        change.ending = Ending::Proven { retain: Duration::from_secs(600) };
-        db.change_rollout(&row, change, at(seconds + 1)).await.expect("ended");
+        change.ending = Ending::Proven {
+            retain: Duration::from_secs(600),
+        };
+        db.change_rollout(&row, change, at(seconds + 1))
+            .await
+            .expect("ended");
     }
-    let versions = db.versions("service", "environment").await.expect("readable");
+    let versions = db
+        .versions("service", "environment")
+        .await
+        .expect("readable");
     assert_eq!(versions[0].version_id, "d2");
     assert_eq!(versions[0].retire_at, None);
     assert_eq!(versions[1].retire_at, Some(at(701).as_millis()));
     let first = reload(&db, "d1").await;
-    assert_eq!(db.later_success(&first).await.expect("readable").as_deref(), Some("d2"));
-    let seen = db.succeeded_with("service", "production", "sha256:1").await.expect("readable");
+    assert_eq!(
+        db.later_success(&first).await.expect("readable").as_deref(),
+        Some("d2")
+    );
+    let seen = db
+        .succeeded_with("service", "production", "sha256:1")
+        .await
+        .expect("readable");
     assert_eq!(seen.as_deref(), Some("d2"));
-    assert!(db.versions_to_retire(at(700)).await.expect("readable").is_empty());
-    assert_eq!(db.versions_to_retire(at(701)).await.expect("readable").len(), 1);
+    assert!(
+        db.versions_to_retire(at(700))
+            .await
+            .expect("readable")
+            .is_empty()
+    );
+    assert_eq!(
+        db.versions_to_retire(at(701))
+            .await
+            .expect("readable")
+            .len(),
+        1
+    );
 
     let mut back = new_rollout("r1", "rollback", None);
     back.target_version = "d1".to_owned();
     db.begin_rollout(back).await.expect("stored");
     let row = locked(&db, "r1", 200).await;
     // Nothing is retired while a rollout holds the place.
-    assert!(db.versions_to_retire(at(701)).await.expect("readable").is_empty());
+    assert!(
+        db.versions_to_retire(at(701))
+            .await
+            .expect("readable")
+            .is_empty()
+    );
     assert!(!db.begin_retirement("d1", at(701)).await.expect("asked"));
     let mut state = in_phase(&row, Phase::Succeeded);
     state.stable = Some("d2".to_owned());
     let mut change = RolloutChange::to(state);
-    change.ending = Ending::Proven { retain: Duration::from_secs(600) };
-    db.change_rollout(&row, change, at(201)).await.expect("ended");
-    let versions = db.versions("service", "environment").await.expect("readable");
-    let good: Vec<(&str, bool)> =
-        versions.iter().map(|v| (v.version_id.as_str(), v.last_good_at.is_some())).collect();
+    change.ending = Ending::Proven {
+        retain: Duration::from_secs(600),
+    };
+    db.change_rollout(&row, change, at(201))
+        .await
+        .expect("ended");
+    let versions = db
+        .versions("service", "environment")
+        .await
+        .expect("readable");
+    let good: Vec<(&str, bool)> = versions
+        .iter()
+        .map(|v| (v.version_id.as_str(), v.last_good_at.is_some()))
+        .collect();
     assert_eq!(good, [("d1", true), ("d2", false)]);
     assert_eq!(versions[0].retire_at, None, "it serves again");
     assert_eq!(reload(&db, "d2").await.status, "rolled_back");
@@ -264,27 +446,57 @@ pub async fn an_approval_is_recorded_until_the_rollout_ends(db: Db) {
         decided_at: 1,
     };
     let entry = || audit("deployment.approve", "d1");
-    db.record_approval("d1", approval.clone(), "approved", entry()).await.expect("recorded");
-    db.record_approval("d1", approval.clone(), "approved", entry()).await.expect("again");
-    assert_eq!(db.approvals("d1").await.expect("readable"), std::slice::from_ref(&approval));
+    db.record_approval("d1", approval.clone(), "approved", entry())
+        .await
+        .expect("recorded");
+    db.record_approval("d1", approval.clone(), "approved", entry())
+        .await
+        .expect("again");
+    assert_eq!(
+        db.approvals("d1").await.expect("readable"),
+        std::slice::from_ref(&approval)
+    );
     assert_eq!(reload(&db, "d1").await.approver_id.as_deref(), Some("bob"));
     let row = owned(&db, "d1", "a", 0).await;
     let end = RolloutChange::to(in_phase(&row, Phase::Failed));
     db.change_rollout(&row, end, at(1)).await.expect("ended");
-    assert!(db.record_approval("d1", approval, "approved", entry()).await.is_err());
+    assert!(
+        db.record_approval("d1", approval, "approved", entry())
+            .await
+            .is_err()
+    );
     assert!(!db.wish("d1", "{}", entry()).await.expect("asked"));
-    assert!(db.rollouts_in_progress().await.expect("readable").is_empty());
+    assert!(
+        db.rollouts_in_progress()
+            .await
+            .expect("readable")
+            .is_empty()
+    );
 }
 
 /// An environment keeps its id whatever is registered under its name.
 pub async fn an_environment_keeps_its_id(db: Db) {
-    let one = db.ensure_environment("e1", "staging", "{}", "{}", at(0)).await.expect("stored");
-    let two = db.ensure_environment("e2", "staging", "{\"a\":1}", "{}", at(1)).await.expect("stored");
-    assert_eq!((one.environment_id, two.environment_id.as_str()), ("e1".to_owned(), "e1"));
+    let one = db
+        .ensure_environment("e1", "staging", "{}", "{}", at(0))
+        .await
+        .expect("stored");
+    let two = db
+        .ensure_environment("e2", "staging", "{\"a\":1}", "{}", at(1))
+        .await
+        .expect("stored");
+    assert_eq!(
+        (one.environment_id, two.environment_id.as_str()),
+        ("e1".to_owned(), "e1")
+    );
     assert_eq!(two.target, "{\"a\":1}");
     assert_eq!(db.environments().await.expect("readable").len(), 1);
     assert!(db.environment("e1").await.expect("readable").is_some());
-    assert!(db.environment_by_name("production").await.expect("readable").is_none());
+    assert!(
+        db.environment_by_name("production")
+            .await
+            .expect("readable")
+            .is_none()
+    );
 }
 
 #[cfg(test)]
@@ -293,7 +505,9 @@ mod sqlite {
 
     async fn fresh() -> (tempfile::TempDir, Db) {
         let dir = tempfile::tempdir().unwrap();
-        let db = Db::open(&crate::Settings::Sqlite(dir.path().join("db"))).await.unwrap();
+        let db = Db::open(&crate::Settings::Sqlite(dir.path().join("db")))
+            .await
+            .unwrap();
         (dir, db)
     }
 
@@ -309,6 +523,7 @@ mod sqlite {
     on_sqlite!(
         starting_twice_with_one_key_is_one_rollout,
         a_takeover_fences_the_old_owner,
+        a_claim_raises_the_token_of_the_holder_only,
         a_decision_from_an_old_row_is_refused,
         the_lock_has_one_holder_and_goes_to_the_next,
         a_silent_holder_is_resolved_before_the_next_starts,
