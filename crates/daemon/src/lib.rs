@@ -16,6 +16,7 @@ pub mod start;
 pub mod telemetry;
 
 pub use clock::Clock;
+pub use health::Health;
 pub use rng::Rng;
 pub use shutdown::Shutdown;
 pub use spawn::spawn;

@@ -14,6 +14,7 @@ use bollard::query_parameters::{BuildImageOptionsBuilder, BuilderVersion};
 use bytes::Bytes;
 use futures::StreamExt as _;
 
+use crate::context::Offer;
 use crate::engine::within;
 use crate::{Credentials, DockerError, Engine, EngineFacts};
 
@@ -36,7 +37,7 @@ pub struct BuildRequest {
     pub platform: String,
     /// Logins by image registry host.
     pub credentials: BTreeMap<String, Credentials>,
-    /// Unique per build: names the session.
+    /// Random and unique per build: names the session, and keeps the context to the engine.
     pub session: String,
     /// The build is given up after this time.
     pub limit: Duration,
@@ -51,9 +52,9 @@ pub struct BuiltImage {
     pub reproducible: bool,
 }
 
-/// Asks the engine's exporter to give every file the commit's time.
-const REWRITE: &str =
-    "%5B%7B%22Type%22%3A%22moby%22%2C%22Attrs%22%3A%7B%22rewrite-timestamp%22%3A%22true%22%7D%7D%5D";
+/// Asks the image exporter to give every file the commit's time. The engine's default exporter
+/// (`moby`) insists on unpacking, which excludes it; the image is unpacked at its first use instead.
+const REWRITE: &str = "%5B%7B%22Type%22%3A%22image%22%2C%22Attrs%22%3A%7B%22rewrite-timestamp%22%3A%22true%22%7D%7D%5D";
 
 impl Engine {
     /// Builds an image. `progress` gets what the builder prints, as raw bytes.
@@ -71,14 +72,27 @@ impl Engine {
         } else {
             self.docker.clone()
         };
-        let options = self.options(request, facts);
+        let mut options = options(request, facts);
         let credentials: HashMap<_, _> = request
             .credentials
             .iter()
             .map(|(host, login)| (host.clone(), login.for_engine()))
             .collect();
-        let body = bollard::body_full(request.context.clone());
-        within("build", request.limit, async {
+        let offer = match facts.reproducible_images {
+            true => Some(
+                Offer::open(request.context.clone(), &request.session)
+                    .await
+                    .map_err(DockerError::Context)?,
+            ),
+            false => None,
+        };
+        let mut context = request.context.clone();
+        if let Some(offer) = &offer {
+            options.remote = Some(offer.address().map_err(DockerError::Context)?);
+            context = Bytes::new();
+        }
+        let body = bollard::body_full(context);
+        let building = within("build", request.limit, async {
             let mut steps = docker.build_image(options, Some(credentials), Some(body));
             let mut narrator = Narrator::default();
             while let Some(step) = steps.next().await {
@@ -91,43 +105,48 @@ impl Engine {
                 }
             }
             Ok(())
-        })
-        .await?;
+        });
+        match &offer {
+            None => building.await?,
+            Some(offer) => tokio::select! {
+                result = building => result?,
+                () = offer.serve() => {}
+            },
+        }
         let view = self.inspect_image(&request.tag).await?;
         Ok(BuiltImage {
             id: view.id,
             reproducible: facts.reproducible_images,
         })
     }
+}
 
-    fn options(
-        &self,
-        request: &BuildRequest,
-        facts: &EngineFacts,
-    ) -> bollard::query_parameters::BuildImageOptions {
-        let mut args: HashMap<String, String> = crate::spec::to_hash_map(&request.args);
-        args.insert(
-            "SOURCE_DATE_EPOCH".to_owned(),
-            request.source_date_epoch.to_string(),
-        );
-        let labels = crate::spec::to_hash_map(&request.labels);
-        let mut options = BuildImageOptionsBuilder::default()
-            .dockerfile(&request.dockerfile)
-            .t(&request.tag)
-            .buildargs(&args)
-            .labels(&labels)
-            .rm(true)
-            .forcerm(true);
-        if !request.platform.is_empty() {
-            options = options.platform(&request.platform);
-        }
-        if facts.buildkit {
-            options = options
-                .version(BuilderVersion::BuilderBuildKit)
-                .session(&request.session);
-        }
-        options.build()
+fn options(
+    request: &BuildRequest,
+    facts: &EngineFacts,
+) -> bollard::query_parameters::BuildImageOptions {
+    let mut args: HashMap<String, String> = crate::spec::to_hash_map(&request.args);
+    args.insert(
+        "SOURCE_DATE_EPOCH".to_owned(),
+        request.source_date_epoch.to_string(),
+    );
+    let labels = crate::spec::to_hash_map(&request.labels);
+    let mut options = BuildImageOptionsBuilder::default()
+        .dockerfile(&request.dockerfile)
+        .t(&request.tag)
+        .buildargs(&args)
+        .labels(&labels)
+        .rm(true)
+        .forcerm(true);
+    if !request.platform.is_empty() {
+        options = options.platform(&request.platform);
     }
+    if facts.buildkit {
+        options = options
+            .version(BuilderVersion::BuilderBuildKit)
+            .session(&request.session);
+    }
+    options.build()
 }
 
 fn rewriting(docker: &Docker) -> Docker {

@@ -203,8 +203,7 @@ impl Engine {
                 id: found.id?,
                 name: name.unwrap_or_default().trim_start_matches('/').to_owned(),
                 labels: found.labels.unwrap_or_default().into_iter().collect(),
-                running: found.state
-                    == Some(bollard::models::ContainerSummaryStateEnum::RUNNING),
+                running: found.state == Some(bollard::models::ContainerSummaryStateEnum::RUNNING),
             })
         };
         Ok(list.into_iter().filter_map(summary).collect())

@@ -88,11 +88,10 @@ impl Engine {
         let info = within("info", SHORT, self.docker.info()).await?;
         let number = info.server_version.unwrap_or_default();
         let major = major(&number);
-        let containerd_store = info
-            .driver_status
-            .iter()
-            .flatten()
-            .any(|pair| pair.iter().any(|v| v.starts_with("io.containerd.snapshotter")));
+        let containerd_store = info.driver_status.iter().flatten().any(|pair| {
+            pair.iter()
+                .any(|v| v.starts_with("io.containerd.snapshotter"))
+        });
         let options = info.security_options.unwrap_or_default();
         let has = |name: &str| options.iter().any(|o| o.contains(name));
         // BuildKit is the engine's default builder from 23 on; rewriting timestamps came with 25.

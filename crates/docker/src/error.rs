@@ -48,6 +48,9 @@ pub enum DockerError {
         /// What is missing.
         what: &'static str,
     },
+    /// The build context cannot be handed to the engine.
+    #[error("the build context cannot be offered on a loopback port")]
+    Context(#[source] std::io::Error),
     /// Talking to the engine failed halfway.
     #[error("talking to the Docker engine failed in `{call}`")]
     Transport {

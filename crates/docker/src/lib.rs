@@ -7,6 +7,7 @@
 
 mod build;
 mod container;
+mod context;
 mod engine;
 mod error;
 mod events;
@@ -24,7 +25,7 @@ pub use error::DockerError;
 pub use events::ContainerEvent;
 pub use exec::ExecResult;
 pub use image::{Credentials, ImageView};
-pub use output::{OutputStream, OutputSource, WaitHandle};
+pub use output::{OutputSource, OutputStream, WaitHandle};
 pub use spec::{
     ContainerSpec, HealthSpec, Limits, LogDriver, MountSpec, NetworkSpec, PublishedPort, Security,
 };

@@ -49,10 +49,7 @@ impl Engine {
     ///
     /// # Errors
     /// When the engine does not answer.
-    pub async fn list_networks(
-        &self,
-        labels: &[(&str, &str)],
-    ) -> Result<Vec<String>, DockerError> {
+    pub async fn list_networks(&self, labels: &[(&str, &str)]) -> Result<Vec<String>, DockerError> {
         let options = ListNetworksOptionsBuilder::default()
             .filters(&label_filter(labels))
             .build();

@@ -1,5 +1,5 @@
-//! What a container prints, and its end. Both are opened *before* the container is started, so that
-//! no byte and no exit is missed.
+//! What a container prints, and its end. Output is attached to *before* the container is started, so
+//! that no byte is missed; the wait is asked for after it, and resolves at once for what has ended.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -108,21 +108,12 @@ impl Engine {
         }
     }
 
-    /// Opens a wait for the container's next end. Await it to be sure that the engine has it.
+    /// Waits for the end of a container that was started before this call: it resolves at once when
+    /// the container has ended already, so nothing is missed in between.
     #[must_use]
-    pub fn wait_next_exit(&self, id: &str) -> WaitHandle {
-        self.wait(id, "next-exit")
-    }
-
-    /// Opens a wait that resolves at once when the container does not run.
-    #[must_use]
-    pub fn wait_not_running(&self, id: &str) -> WaitHandle {
-        self.wait(id, "not-running")
-    }
-
-    fn wait(&self, id: &str, condition: &str) -> WaitHandle {
+    pub fn wait_exit(&self, id: &str) -> WaitHandle {
         let options = WaitContainerOptionsBuilder::default()
-            .condition(condition)
+            .condition("not-running")
             .build();
         WaitHandle {
             items: self.docker.wait_container(id, Some(options)).boxed(),

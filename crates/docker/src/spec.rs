@@ -220,7 +220,7 @@ impl ContainerSpec {
             network_mode: (!self.network.name.is_empty()).then(|| self.network.name.clone()),
             port_bindings: self.bindings(),
             log_config: log_config(&self.log),
-            restart_policy: self.restart.then(|| RestartPolicy {
+            restart_policy: self.restart.then_some(RestartPolicy {
                 name: Some(RestartPolicyNameEnum::UNLESS_STOPPED),
                 maximum_retry_count: None,
             }),
@@ -287,7 +287,10 @@ fn log_config(driver: &LogDriver) -> Option<HostConfigLogConfig> {
         LogDriver::Local { max_bytes } => Some(HostConfigLogConfig {
             typ: Some("local".to_owned()),
             config: Some(HashMap::from([
-                ("max-size".to_owned(), format!("{}m", max_bytes.div_ceil(1 << 20).max(1))),
+                (
+                    "max-size".to_owned(),
+                    format!("{}m", max_bytes.div_ceil(1 << 20).max(1)),
+                ),
                 ("max-file".to_owned(), "1".to_owned()),
                 ("compress".to_owned(), "false".to_owned()),
             ])),

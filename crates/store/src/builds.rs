@@ -433,7 +433,7 @@ async fn supersede(
         tx.execute(sql!("builds/set_superseded"), args).await?;
         let reason = format!("superseded by build {}", new.build_id);
         held.extend(
-            crate::results::cancel(tx, &old.build_id, "superseded", &reason, new.created).await?,
+            crate::cancels::cancel(tx, &old.build_id, "superseded", &reason, new.created).await?,
         );
     }
     Ok(held)

@@ -84,6 +84,15 @@ impl Db {
         self.rows(sql!("build_stages/queue"), args![]).await
     }
 
+    /// The same for one build.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn queue_of_build(&self, build: &BuildId) -> Result<Vec<QueueRow>, StoreError> {
+        self.rows(sql!("build_stages/queue_of_build"), args![build.as_str()])
+            .await
+    }
+
     /// Gives stages to agents. For each: whether it holds. What does not hold was changed by somebody
     /// else meanwhile (cancelled, agent draining, group full) and must be planned again.
     ///

@@ -126,13 +126,6 @@ struct Known {
     result_digest: Option<String>,
 }
 
-#[derive(sqlx::FromRow)]
-struct Held {
-    stage_id: String,
-    attempt: i64,
-    agent_id: Option<String>,
-}
-
 impl Db {
     /// Records a result, once, if it is the current attempt's; promotes its outputs; moves the build.
     ///
@@ -140,28 +133,6 @@ impl Db {
     /// When it cannot be made durable: the agent keeps the result and sends it again.
     pub async fn finish_attempt(&self, result: AttemptResult) -> Result<Finished, StoreError> {
         self.write(move |tx| Box::pin(finish(tx, result))).await
-    }
-
-    /// Cancels a build: waiting and ready stages end now, held ones are marked. Answers with the held
-    /// attempts to be told (stage, attempt, agent) and the build's change.
-    ///
-    /// # Errors
-    /// `NotFound`, or when it cannot be made durable.
-    pub async fn cancel_build(
-        &self,
-        build: &BuildId,
-        reason: &str,
-        now: Timestamp,
-    ) -> Result<(Vec<(String, i64, Option<String>)>, BuildChange), StoreError> {
-        let (build, reason) = (build.to_string(), reason.to_owned());
-        self.write(move |tx| {
-            Box::pin(async move {
-                let held = cancel(tx, &build, "cancelled", &reason, now).await?;
-                let change = settle(tx, &build, now).await?;
-                Ok((held, change))
-            })
-        })
-        .await
     }
 
     /// Puts stages of an ended build back to waiting and moves the build on.
@@ -395,28 +366,6 @@ async fn promote(
             .await?;
     }
     Ok(())
-}
-
-/// Ends what is idle and marks what is held; answers with the held attempts.
-pub(crate) async fn cancel(
-    tx: &mut Tx,
-    build: &str,
-    state: &'static str,
-    reason: &str,
-    now: Timestamp,
-) -> Result<Vec<(String, i64, Option<String>)>, StoreError> {
-    let args = args![build, now, state, reason];
-    tx.execute(sql!("build_stages/cancel_idle"), args).await?;
-    tx.execute(sql!("build_stages/cancel_held"), args![build, now, reason])
-        .await?;
-    let held: Vec<Held> = tx
-        .rows(sql!("build_stages/held_by_build"), args![build])
-        .await?;
-    settle(tx, build, now).await?;
-    Ok(held
-        .into_iter()
-        .map(|h| (h.stage_id, h.attempt, h.agent_id))
-        .collect())
 }
 
 /// Asks core what follows from the stages' states and writes it.

@@ -69,7 +69,12 @@ impl Role {
                 )
             }
             Deed::Approve => matches!(self, Self::Approver | Self::Admin),
-            Deed::ApproveForOthers | Deed::RegisterEnvironment => matches!(self, Self::Admin),
+            Deed::ApproveForOthers | Deed::RegisterEnvironment | Deed::Administer => {
+                matches!(self, Self::Admin)
+            }
+            Deed::SteerBuild => matches!(self, Self::Developer | Self::Maintainer | Self::Admin),
+            Deed::Maintain => matches!(self, Self::Maintainer | Self::Admin),
+            Deed::ReadAudit => matches!(self, Self::Auditor | Self::Admin),
         }
     }
 }
@@ -91,7 +96,7 @@ impl FromStr for Role {
     }
 }
 
-/// Something done to deployments.
+/// Something that somebody does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deed {
     /// Looks.
@@ -108,6 +113,34 @@ pub enum Deed {
     ApproveForOthers,
     /// Names a place where services are deployed.
     RegisterEnvironment,
+    /// Starts, cancels and repeats builds.
+    SteerBuild,
+    /// Changes repositories, hooks, secrets and flags.
+    Maintain,
+    /// Changes agents and tokens.
+    Administer,
+    /// Reads who did what.
+    ReadAudit,
+}
+
+impl Deed {
+    /// The deed in words, for refusals.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::StartDeployment => "start deployments",
+            Self::SteerDeployment => "steer deployments",
+            Self::RollBack => "roll back",
+            Self::Approve => "approve deployments",
+            Self::ApproveForOthers => "approve in another name",
+            Self::RegisterEnvironment => "register environments",
+            Self::SteerBuild => "start, cancel or repeat builds",
+            Self::Maintain => "change settings",
+            Self::Administer => "administer agents and tokens",
+            Self::ReadAudit => "read the audit log",
+        }
+    }
 }
 
 /// An authenticated caller.

@@ -114,6 +114,12 @@ impl Grantor {
         self.seen = self.seen.max(now);
     }
 
+    /// Ends every lease of a stage, whatever its attempt.
+    pub fn end_of(&mut self, now: Timestamp, stage: &StageId) {
+        self.shift_after_stall(now);
+        self.leases.retain(|(held, _), _| held != stage);
+    }
+
     /// The next thing to do, if any is due. Each attempt is named once.
     pub fn poll(&mut self, now: Timestamp) -> Option<Action> {
         self.shift_after_stall(now);

@@ -7,5 +7,4 @@ SELECT s.stage_id, s.build_id, s.repo_id, s.stage_name, s.state, s.attempt, s.ag
   JOIN builds b ON b.build_id = s.build_id
   JOIN repositories r ON r.repo_id = s.repo_id
  WHERE s.state IN ('ready', 'assigned', 'running')
-    OR (s.state = 'waiting' AND b.concurrency_group IS NOT NULL)
  ORDER BY s.stage_id

@@ -1,0 +1,73 @@
+//! Commands to the coordinator, in the caller's own name: it checks the token by itself.
+
+use axum::http::StatusCode;
+use slipway_proto::v1::rollouts_client::RolloutsClient;
+use std::time::Duration;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::api::auth::Person;
+use crate::api::problem::Problem;
+use crate::state::App;
+
+/// How long a command may take.
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// A connection to the coordinator.
+///
+/// # Errors
+/// 503 when it does not answer.
+pub(super) async fn client(app: &App) -> Result<RolloutsClient<Channel>, Problem> {
+    let away = |_| {
+        Problem::unavailable("the coordinator does not answer; is `slipway coordinator` running?")
+    };
+    if app.settings.coordinator.is_empty() {
+        return Err(Problem::unavailable("this installation has no coordinator"));
+    }
+    let endpoint = Endpoint::from_shared(app.settings.coordinator.clone())
+        .map_err(away)?
+        .connect_timeout(Duration::from_secs(5))
+        .timeout(ANSWER);
+    endpoint
+        .connect()
+        .await
+        .map(RolloutsClient::new)
+        .map_err(away)
+}
+
+/// A request in the caller's name.
+pub(super) fn signed<T>(person: &Person, message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    if let Ok(value) = format!("Bearer {}", person.bearer()).parse() {
+        request.metadata_mut().insert("authorization", value);
+    }
+    request
+}
+
+/// A refusal of the coordinator as an answer of the API. The first word of its message is the code.
+#[expect(clippy::needless_pass_by_value, reason = "map_err's shape")]
+pub(super) fn refused(status: tonic::Status) -> Problem {
+    let message = status.message();
+    let (code, detail) = match message.split_once(':') {
+        Some((code, detail)) if is_word(code) => (code, detail.trim()),
+        _ => ("refused", message),
+    };
+    let http = match status.code() {
+        tonic::Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+        tonic::Code::PermissionDenied => StatusCode::FORBIDDEN,
+        tonic::Code::NotFound => StatusCode::NOT_FOUND,
+        tonic::Code::FailedPrecondition | tonic::Code::AlreadyExists | tonic::Code::Aborted => {
+            StatusCode::CONFLICT
+        }
+        tonic::Code::InvalidArgument | tonic::Code::OutOfRange => StatusCode::UNPROCESSABLE_ENTITY,
+        tonic::Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
+        tonic::Code::Unavailable | tonic::Code::DeadlineExceeded | tonic::Code::Cancelled => {
+            return Problem::unavailable("the coordinator does not answer now; try again");
+        }
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    Problem::new(http, code, detail)
+}
+
+fn is_word(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+}

@@ -1,0 +1,75 @@
+//! The dispatcher's settings.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+/// The commented defaults, printed by `--print-default-config`.
+pub const DEFAULTS: &str = include_str!("default-config.toml");
+
+/// Settings as read.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Config {
+    /// Where mirrors, objects and the embedded database live.
+    pub data_dir: PathBuf,
+    /// Empty = SQLite below `data_dir`; otherwise a `postgres://` address.
+    pub database: String,
+    /// The installation's key; empty = below `data_dir`.
+    pub key_file: PathBuf,
+    /// REST and pages.
+    pub rest_address: SocketAddr,
+    /// Webhooks.
+    pub intake_address: SocketAddr,
+    /// gRPC for agents and operators.
+    pub grpc_address: SocketAddr,
+    /// Health and metrics.
+    pub health_address: SocketAddr,
+    /// How people reach this installation.
+    pub public_url: String,
+    /// The coordinator's gRPC address; empty = nothing is deployed.
+    pub coordinator: String,
+    /// Repository addresses allowed besides https and ssh.
+    pub allowed_sources: Vec<String>,
+    /// How often refs are compared, seconds; 0 = never.
+    pub reconcile_seconds: u64,
+    /// Object storage.
+    pub objects: ObjectsConfig,
+}
+
+/// Where objects live.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ObjectsConfig {
+    /// S3 bucket; empty = a folder below `data_dir`.
+    pub bucket: String,
+    /// Region of the bucket.
+    pub region: String,
+    /// Another service's address.
+    pub endpoint: String,
+}
+
+/// What the running dispatcher needs of them.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How people reach this installation.
+    pub public_url: String,
+    /// The coordinator's gRPC address; empty = nothing is deployed.
+    pub coordinator: String,
+    /// Repository addresses allowed besides https and ssh.
+    pub allowed_sources: Vec<String>,
+    /// How often refs are compared, seconds; 0 = never.
+    pub reconcile_seconds: u64,
+}
+
+impl Config {
+    /// What the running dispatcher needs.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        Settings {
+            public_url: self.public_url.trim_end_matches('/').to_owned(),
+            coordinator: self.coordinator.clone(),
+            allowed_sources: self.allowed_sources.clone(),
+            reconcile_seconds: self.reconcile_seconds,
+        }
+    }
+}

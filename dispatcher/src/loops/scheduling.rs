@@ -1,0 +1,315 @@
+//! Ready stages go to agents, and leases end: the driver of `core::queue` and `core::lease`.
+//!
+//! Holds the queue's index and all deadlines in memory, made anew from the store at start. Events
+//! drive it; a sweep re-reads the store every few seconds, and whatever it finds that no event
+//! announced is counted (`slipway_sweep_rescues_total`), because that is a defect.
+
+mod grant;
+mod index;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use slipway_core::id::{AgentId, BuildId, StageId};
+use slipway_core::lease::grantor::{Action, Attempt, Event, Grantor};
+use slipway_core::queue::{Agent, AgentState, Queue, check};
+use slipway_core::time::Timestamp;
+use slipway_daemon::Shutdown;
+use slipway_store::StoreError;
+use tokio::sync::mpsc;
+
+use crate::state::App;
+use crate::usecases::lose_attempt::lose_attempt;
+
+/// The safety net.
+const SWEEP: Duration = Duration::from_secs(5);
+/// Nudges handled between two plans.
+const BATCH: usize = 256;
+
+/// What the scheduler is told.
+#[derive(Debug)]
+pub enum Nudge {
+    /// Stages of a build changed.
+    BuildChanged(BuildId),
+    /// An agent said hello.
+    Connected {
+        /// Which.
+        agent: AgentId,
+        /// The number of its stream.
+        session: u64,
+        /// What it can do.
+        facts: Box<Agent>,
+        /// What it holds, by its own word and ours.
+        kept: Vec<Attempt>,
+        /// What we thought it holds, and it does not.
+        disowned: Vec<Attempt>,
+    },
+    /// An agent's stream ended.
+    Gone(AgentId, u64),
+    /// An agent renewed.
+    Renewed {
+        /// Which.
+        agent: AgentId,
+        /// The attempts it named.
+        held: Vec<Attempt>,
+        /// Free disk, processor pressure, memory pressure; percent.
+        pressure: [f32; 3],
+    },
+    /// An agent took an assignment.
+    Taken(Attempt),
+    /// An agent declined, and why.
+    Declined(Attempt, String),
+    /// An agent may or may not take work from now on.
+    State(AgentId, AgentState),
+}
+
+/// What the scheduler last knew, for explanations.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// The queue.
+    pub queue: Queue,
+    /// The agents.
+    pub agents: BTreeMap<AgentId, Agent>,
+}
+
+/// Shared for reading by the API.
+pub type QueueView = Arc<Mutex<Snapshot>>;
+
+struct Scheduler {
+    app: Arc<App>,
+    queue: Queue,
+    grantor: Grantor,
+    agents: BTreeMap<AgentId, Agent>,
+    sessions: BTreeMap<AgentId, u64>,
+    heard: BTreeMap<AgentId, Timestamp>,
+    /// When each held stage was given out, for fair share: (since, weight).
+    since: BTreeMap<StageId, (Timestamp, u32)>,
+    /// Where a build's last stage was executed.
+    near: BTreeMap<BuildId, AgentId>,
+    rescues: u64,
+}
+
+/// Runs until shutdown.
+pub async fn run(app: Arc<App>, mut nudges: mpsc::Receiver<Nudge>, shutdown: Shutdown) {
+    let mut scheduler = Scheduler::new(app);
+    while let Err(error) = scheduler.reload(true).await {
+        scheduler
+            .app
+            .health
+            .degraded("scheduler", error.to_string());
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(SWEEP) => {}
+        }
+    }
+    let mut sweep = tokio::time::interval(SWEEP);
+    sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut batch = Vec::with_capacity(BATCH);
+    let mut wake = SWEEP;
+    loop {
+        batch.clear();
+        let swept = tokio::select! {
+            () = shutdown.cancelled() => return,
+            got = nudges.recv_many(&mut batch, BATCH) => {
+                if got == 0 {
+                    return;
+                }
+                false
+            }
+            () = tokio::time::sleep(wake) => false,
+            _ = sweep.tick() => true,
+        };
+        let outcome = scheduler.round(&mut batch, swept, &shutdown).await;
+        wake = match outcome {
+            Ok(wake) => {
+                scheduler.app.health.recovered("scheduler");
+                wake
+            }
+            Err(error) => {
+                scheduler
+                    .app
+                    .health
+                    .degraded("scheduler", error.to_string());
+                SWEEP
+            }
+        };
+    }
+}
+
+impl Scheduler {
+    fn new(app: Arc<App>) -> Self {
+        let now = app.clock.ticks();
+        Self {
+            app,
+            queue: Queue::new(),
+            grantor: Grantor::new(now),
+            agents: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            since: BTreeMap::new(),
+            near: BTreeMap::new(),
+            rescues: 0,
+        }
+    }
+
+    /// One round; how long to sleep afterwards.
+    async fn round(
+        &mut self,
+        batch: &mut Vec<Nudge>,
+        swept: bool,
+        shutdown: &Shutdown,
+    ) -> Result<Duration, StoreError> {
+        let mut changed: Vec<BuildId> = Vec::new();
+        for nudge in batch.drain(..) {
+            if let Nudge::BuildChanged(build) = nudge {
+                changed.push(build);
+            } else {
+                self.hear(nudge);
+            }
+        }
+        changed.sort();
+        changed.dedup();
+        for build in changed {
+            self.refresh(&build).await?;
+        }
+        if swept {
+            self.reload(false).await?;
+            self.app.logs.sweep().await;
+        }
+        self.judge_leases().await?;
+        let wake_at = self.place(shutdown).await?;
+        self.publish();
+        Ok(self.sleep_time(wake_at))
+    }
+
+    fn hear(&mut self, nudge: Nudge) {
+        let now = self.app.clock.ticks();
+        match nudge {
+            Nudge::BuildChanged(_) => {}
+            Nudge::Connected {
+                agent,
+                session,
+                facts,
+                kept,
+                disowned,
+            } => {
+                self.agents.insert(agent.clone(), *facts);
+                self.sessions.insert(agent.clone(), session);
+                self.heard.insert(agent, now);
+                for attempt in kept {
+                    self.grantor.handle(now, Event::Renewed(attempt));
+                }
+                for attempt in disowned {
+                    self.grantor.handle(now, Event::Disowned(attempt));
+                }
+            }
+            Nudge::Gone(agent, session) => {
+                if self.sessions.get(&agent) == Some(&session)
+                    && let Some(known) = self.agents.get_mut(&agent)
+                {
+                    known.connected = false;
+                }
+            }
+            Nudge::Renewed {
+                agent,
+                held,
+                pressure: [disk_free, cpu, memory],
+            } => {
+                if let Some(known) = self.agents.get_mut(&agent) {
+                    known.disk_free = disk_free;
+                    known.cpu_pressure = cpu;
+                    known.memory_pressure = memory;
+                }
+                self.heard.insert(agent, now);
+                for attempt in held {
+                    self.grantor.handle(now, Event::Renewed(attempt));
+                }
+            }
+            Nudge::Taken(attempt) => self.grantor.handle(now, Event::Taken(attempt)),
+            Nudge::Declined(attempt, reason) => {
+                tracing::info!(stage = %attempt.0, reason, "an agent declined");
+                // Handled like an assignment that nobody answered, only sooner.
+                self.grantor.handle(now, Event::Disowned(attempt));
+            }
+            Nudge::State(agent, state) => {
+                if let Some(known) = self.agents.get_mut(&agent) {
+                    known.state = state;
+                }
+            }
+        }
+    }
+
+    async fn judge_leases(&mut self) -> Result<(), StoreError> {
+        let now = self.app.clock.ticks();
+        self.grantor.handle(now, Event::Tick);
+        while let Some(action) = self.grantor.poll(now) {
+            match action {
+                Action::TakeBack((stage, attempt)) => {
+                    tracing::info!(stage = %stage, attempt, "taken back: nobody answered");
+                    self.app.db.take_back(&stage, i64::from(attempt)).await?;
+                    self.refresh_stage(&stage).await?;
+                }
+                Action::Expire((stage, attempt)) => {
+                    lose_attempt(&self.app, &stage, i64::from(attempt), "agent_lost").await?;
+                    self.refresh_stage(&stage).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn refresh_stage(&mut self, stage: &StageId) -> Result<(), StoreError> {
+        if let Some(row) = self.app.db.stage(stage).await?
+            && let Ok(build) = row.build_id.parse()
+        {
+            self.refresh(&build).await?;
+        }
+        Ok(())
+    }
+
+    /// Plans and gives out; when to look again although nothing happens.
+    async fn place(&mut self, shutdown: &Shutdown) -> Result<Option<Timestamp>, StoreError> {
+        let ticks = self.app.clock.ticks();
+        for (id, agent) in &mut self.agents {
+            agent.silent = self
+                .heard
+                .get(id)
+                .map_or(Duration::MAX, |at| ticks.since(*at));
+        }
+        let now = self.app.clock.now();
+        let plan = self.queue.plan(&self.agents, now);
+        debug_assert_eq!(check(&self.queue, &self.agents, now, &plan), vec![]);
+        if !plan.assignments.is_empty() {
+            self.give_out(plan.assignments, shutdown).await?;
+        }
+        Ok(plan.wake_at)
+    }
+
+    fn publish(&self) {
+        let mut view = self
+            .app
+            .queue_view
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        view.agents.clone_from(&self.agents);
+        // With a long queue the copy would cost more than the plan; readers then ask the store.
+        if self.queue.len() <= 2_000 {
+            view.queue.clone_from(&self.queue);
+        }
+    }
+
+    fn sleep_time(&self, wake_at: Option<Timestamp>) -> Duration {
+        let lease = self
+            .grantor
+            .deadline()
+            .map(|at| at.since(self.app.clock.ticks()));
+        let back_off = wake_at.map(|at| at.since(self.app.clock.now()));
+        [lease, back_off]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(SWEEP)
+            .clamp(Duration::from_millis(1), SWEEP)
+    }
+}

@@ -1,0 +1,11 @@
+//! What the dispatcher does, one deed per file. Edges (REST, gRPC, intake, loops) call these; they
+//! call core for decisions and the store for facts, and never each other's edges.
+
+pub mod accept_result;
+pub mod assign_stage;
+pub mod cancel_build;
+pub mod decide_delivery;
+pub mod lose_attempt;
+pub mod plan_build;
+pub mod rerun_build;
+pub mod submit_build;
