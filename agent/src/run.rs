@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::FutureExt as _;
-use slipway_cache_client::Local;
+use slipway_cache_client::LocalCache;
 use slipway_daemon::listen::{self, Limits};
 use slipway_daemon::{Clock, Health, Rng, Shutdown};
 use slipway_docker::Engine;
@@ -104,7 +104,7 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
     let shared = Arc::new(Shared {
         sandbox: Arc::clone(&sandbox),
         cache: if parts.content {
-            Some(Local::connect(&config.cache)?)
+            Some(LocalCache::new(&config.cache)?)
         } else {
             None
         },

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use globset::GlobBuilder;
 use sha2::{Digest as _, Sha256};
+use slipway_core::digest::Digest;
 use slipway_core::pipeline::{ArtifactKind, CoverageFormat};
 use slipway_core::report;
 use slipway_proto::v1;
@@ -27,7 +28,7 @@ pub(super) async fn collect(
     shared: &Shared,
     attempt: &Attempt,
     ending: Ending,
-    base: Option<String>,
+    base: Option<Digest>,
     log: &mut LogWriter,
     result: &mut v1::Result,
 ) -> Ending {
@@ -53,7 +54,14 @@ pub(super) async fn collect(
         && let (Some(cache), Some(base)) = (&shared.cache, base)
     {
         match cache.capture_layer(&dir, &base).await {
-            Ok(layer) => result.output_layer = layer,
+            Ok(captured) => {
+                let empty = captured.changed == 0 && captured.removed == 0;
+                result.output_layer = (!empty).then(|| captured.layer.to_string());
+                for note in captured.notes {
+                    let line = format!("slipway: {note}\n");
+                    let _spool_is_full = log.write(line.as_bytes()).await;
+                }
+            }
             Err(error) => return Ending::aborted("cache", error),
         }
     }

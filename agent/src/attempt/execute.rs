@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use slipway_core::digest::Digest;
 use slipway_core::lease::terms::CANCEL_GRACE;
 use slipway_proto::v1;
 use slipway_proto::v1::agent_message::Message;
@@ -68,7 +69,7 @@ async fn begin(
     attempt: &mut Attempt,
     log: &mut LogWriter,
     result: &mut v1::Result,
-) -> Result<Option<String>, Ending> {
+) -> Result<Option<Digest>, Ending> {
     shared.progress(&attempt.key, v1::Phase::Fetching);
     let images = async {
         shared.sandbox.ensure_image(&attempt.spec.image).await?;

@@ -28,17 +28,10 @@ pub(super) async fn run(
     }
     shared.progress(&attempt.key, v1::Phase::Running);
     let prepared = shared.clock.monotonic();
-    // The builder's words come from a callback that cannot wait: they pass through a bounded queue.
+    // The builder's words come from a callback that cannot wait: a bounded queue lies between.
     let (lines, mut printed) = tokio::sync::mpsc::channel::<Vec<u8>>(4_096);
-    let mut progress = move |bytes: &[u8]| {
-        let _full = lines.try_send(bytes.to_vec());
-    };
     let sandbox = std::sync::Arc::clone(&shared.sandbox);
-    let building = async move {
-        let built = sandbox.build(&job, &mut progress).await;
-        drop(progress);
-        built
-    };
+    let building = async move { sandbox.build(&job, lines).await };
     let printing = async {
         while let Some(bytes) = printed.recv().await {
             if let Err(error) = log.write(&bytes).await {

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use slipway_cache_client::Local;
+use slipway_cache_client::LocalCache;
 use slipway_core::mask::Patterns;
 use slipway_core::pipeline::{EnvValue, StageSpec};
 use slipway_daemon::{Clock, Shutdown};
@@ -44,7 +44,7 @@ pub enum Stop {
 pub(crate) struct Shared {
     pub(crate) sandbox: Arc<dyn Sandbox>,
     /// `None` = without content addressing: benches of dispatch.
-    pub(crate) cache: Option<Local>,
+    pub(crate) cache: Option<LocalCache>,
     pub(crate) held: Held,
     pub(crate) work_dir: PathBuf,
     pub(crate) spool_dir: PathBuf,

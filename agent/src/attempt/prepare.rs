@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use slipway_core::digest::Digest;
 use slipway_proto::v1;
 
 use super::{Attempt, Ending, Shared};
@@ -11,7 +12,7 @@ use crate::workspace::checkout::{CheckoutError, Wanted, checkout};
 /// A workspace that is laid out.
 pub(super) struct Prepared {
     /// What a later capture is compared with; `None` = nothing is captured.
-    pub(super) base: Option<String>,
+    pub(super) base: Option<Digest>,
 }
 
 /// Lays the workspace out in a fresh folder.
@@ -33,28 +34,37 @@ pub(super) async fn workspace(
     };
     let lost = |error: slipway_cache_client::CacheError| Ending::aborted("cache", error);
     let root = match source.root.as_deref().filter(|root| !root.is_empty()) {
-        Some(root) => root.to_owned(),
+        Some(root) => digest(root)?,
         None => {
             let root = fetched(shared, attempt, source, cache).await?;
             let line = format!("slipway: fetched {}\n", &source.commit_sha[..7.min(source.commit_sha.len())]);
             let _spool_is_full = log.write(line.as_bytes()).await;
-            result.source_root = Some(root.clone());
+            result.source_root = Some(root.to_string());
             root
         }
     };
-    let layers = &attempt.assign.input_layers;
-    let restored = cache.restore(&dir, &root, layers).await.map_err(lost)?;
+    let layers: Vec<Digest> = attempt
+        .assign
+        .input_layers
+        .iter()
+        .map(|layer| digest(layer))
+        .collect::<Result<_, _>>()?;
+    let restored = cache.restore(&dir, &root, &layers).await.map_err(lost)?;
     Ok(Prepared {
         base: Some(restored.root),
     })
+}
+
+fn digest(text: &str) -> Result<Digest, Ending> {
+    text.parse().map_err(|error| Ending::aborted("cache", error))
 }
 
 async fn fetched(
     shared: &Shared,
     attempt: &Attempt,
     source: &v1::Source,
-    cache: &slipway_cache_client::Local,
-) -> Result<String, Ending> {
+    cache: &slipway_cache_client::LocalCache,
+) -> Result<Digest, Ending> {
     let dir = shared
         .work_dir
         .join(format!("{}-{}.checkout", attempt.key.stage, attempt.key.attempt));
@@ -68,7 +78,7 @@ async fn fetched(
     };
     let root = match checkout(&dir, &wanted).await {
         Ok(()) => cache
-            .capture_tree(&dir)
+            .capture_tree(&dir, false)
             .await
             .map_err(|error| Ending::aborted("cache", error)),
         Err(error @ CheckoutError::CommitGone(_)) => Err(Ending::limit("commit_gone", error)),

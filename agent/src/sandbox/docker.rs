@@ -16,7 +16,7 @@ use slipway_docker::{
     MountSpec, NetworkSpec,
 };
 use slipway_proto::convert::AttemptKey;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, mpsc};
 
 use super::profile::confine;
 use super::{Ended, ImageJob, ImageMade, Sandbox, SandboxError, StageRun};
@@ -171,7 +171,7 @@ impl DockerSandbox {
         }
     }
 
-    async fn push(&self, job: &ImageJob, progress: &mut (dyn FnMut(&[u8]) + Send)) -> Result<String, SandboxError> {
+    async fn push(&self, job: &ImageJob, printed: &mpsc::Sender<Vec<u8>>) -> Result<String, SandboxError> {
         let mut digest = String::new();
         for tag in &job.tags {
             let (repository, version) = split_tag(tag);
@@ -179,7 +179,7 @@ impl DockerSandbox {
             digest = self
                 .engine
                 .push_image(repository, version, login.as_ref(), PUSH_LIMIT, |line| {
-                    progress(format!("{line}\n").as_bytes());
+                    let _full = printed.try_send(format!("{line}\n").into_bytes());
                 })
                 .await
                 .map_err(|e| SandboxError::Build(format!("pushing {tag} failed: {e}")))?;
@@ -358,7 +358,7 @@ impl Sandbox for DockerSandbox {
     async fn build(
         &self,
         job: &ImageJob,
-        progress: &mut (dyn FnMut(&[u8]) + Send),
+        printed: mpsc::Sender<Vec<u8>>,
     ) -> Result<ImageMade, SandboxError> {
         let facts = self.facts().await?.clone();
         let first = job
@@ -386,7 +386,10 @@ impl Sandbox for DockerSandbox {
         };
         let built = self
             .engine
-            .build_image(&request, &facts, &mut *progress)
+            .build_image(&request, &facts, |bytes| {
+                // The callback cannot wait: a reader far behind loses lines of the builder.
+                let _full = printed.try_send(bytes.to_vec());
+            })
             .await
             .map_err(|e| SandboxError::Build(e.to_string()))?;
         for tag in job.tags.iter().skip(1) {
@@ -397,7 +400,7 @@ impl Sandbox for DockerSandbox {
                 .map_err(failed)?;
         }
         let digest = if job.push {
-            self.push(job, progress).await?
+            self.push(job, &printed).await?
         } else {
             built.id.clone()
         };

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use slipway_proto::convert::AttemptKey;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::{Ended, ImageJob, ImageMade, Sandbox, SandboxError, StageRun};
 
@@ -121,7 +121,7 @@ impl Sandbox for FakeSandbox {
                 let output = running.script.output.clone();
                 let end = async move {
                     let mut ended = running.ended.subscribe();
-                    let _gone = ended.wait_for(Option::is_some).await;
+                    drop(ended.wait_for(Option::is_some).await);
                     None
                 };
                 futures::stream::iter([Ok(output)])
@@ -134,14 +134,16 @@ impl Sandbox for FakeSandbox {
     async fn wait(&self, key: &AttemptKey) -> Result<Ended, SandboxError> {
         let running = self.running(key)?;
         let mut started = running.started.subscribe();
-        let _gone = started.wait_for(|started| *started).await;
+        drop(started.wait_for(|started| *started).await);
         let mut ended = running.ended.subscribe();
-        let code = tokio::select! {
-            () = tokio::time::sleep(running.script.takes) => running.script.code,
-            code = async { ended.wait_for(Option::is_some).await.ok().and_then(|c| *c) } => {
-                code.unwrap_or(137)
-            }
+        let stopped = async {
+            drop(ended.wait_for(Option::is_some).await);
         };
+        tokio::select! {
+            () = tokio::time::sleep(running.script.takes) => {}
+            () = stopped => {}
+        }
+        let code = (*running.ended.borrow()).unwrap_or(running.script.code);
         running.ended.send_replace(Some(code));
         Ok(Ended {
             code,
@@ -169,9 +171,9 @@ impl Sandbox for FakeSandbox {
     async fn build(
         &self,
         job: &ImageJob,
-        progress: &mut (dyn FnMut(&[u8]) + Send),
+        printed: mpsc::Sender<Vec<u8>>,
     ) -> Result<ImageMade, SandboxError> {
-        progress(b"built\n");
+        let _nobody_reads = printed.send(b"built\n".to_vec()).await;
         let hash = slipway_core::digest::Digest::of(&job.context);
         Ok(ImageMade {
             repository: "fake/image".to_owned(),

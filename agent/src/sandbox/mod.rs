@@ -16,6 +16,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use slipway_core::pipeline::{Sandbox as Profile, ServiceSpec};
 use slipway_proto::convert::AttemptKey;
+use tokio::sync::mpsc;
 
 /// What a sandbox cannot do.
 #[derive(Debug, thiserror::Error)]
@@ -132,10 +133,10 @@ pub trait Sandbox: Send + Sync {
     async fn remove(&self, key: &AttemptKey) -> Result<(), SandboxError>;
     /// Attempts that have a stage container now.
     async fn held(&self) -> Result<Vec<AttemptKey>, SandboxError>;
-    /// Builds and pushes an image; `progress` gets what the builder prints.
+    /// Builds and pushes an image; `printed` gets what the builder prints.
     async fn build(
         &self,
         job: &ImageJob,
-        progress: &mut (dyn FnMut(&[u8]) + Send),
+        printed: mpsc::Sender<Vec<u8>>,
     ) -> Result<ImageMade, SandboxError>;
 }

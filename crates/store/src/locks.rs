@@ -124,7 +124,7 @@ async fn ask_in(tx: &mut Tx, row: &RolloutRow, now: Timestamp) -> Result<LockAns
     let waiters: Vec<Waiter> = waiters.into_iter().map(waiter).collect();
     let answer = ask(held.as_ref(), &waiters, &row.deployment_id, now);
     if answer == LockAnswer::Granted {
-        let token = next_token(tx, &row.service_id, &row.environment_id, 0).await?;
+        let token = next_token(tx, &row.service_id, &row.environment_id, row.token).await?;
         let insert = args![
             &row.service_id,
             &row.environment_id,

@@ -101,7 +101,14 @@ impl Db {
                 if may.await?.is_empty() {
                     return Ok(None);
                 }
-                let token = next_token(tx, &row.service_id, &row.environment_id, floor).await?;
+                let place = args![&row.service_id, &row.environment_id];
+                let lock: Option<LockRow> = tx.row(sql!("deploy_locks/get"), place).await?;
+                // The place's token is its holder's: whoever only waits must not shut that one out.
+                let token = if lock.is_some_and(|lock| lock.holder == *id) {
+                    next_token(tx, &row.service_id, &row.environment_id, floor).await?
+                } else {
+                    row.token.saturating_add(1)
+                };
                 let claim = args![id, &owner, now, now.after(lease), token];
                 if tx.execute(sql!("deployments/claim"), claim).await? != 1 {
                     return Ok(None);

@@ -45,7 +45,7 @@ pub fn plan(s: &Snapshot, now: Timestamp) -> Plan {
         return decided;
     }
     match phase {
-        Phase::Planned => d.enter(Phase::AwaitApproval, "checked"),
+        Phase::Planned => d.planned(),
         Phase::AwaitApproval => d.await_approval(),
         Phase::WaitLock => d.wait_lock(),
         Phase::Prepare => d.prepare(),
@@ -170,6 +170,14 @@ impl Decision<'_> {
             return Some(self.back(&reason));
         }
         None
+    }
+
+    fn planned(&self) -> Plan {
+        match &self.s.barred {
+            Some(reason) if self.s.awaited => self.wait(reason.clone(), TICK),
+            Some(reason) => self.fail(reason),
+            None => self.enter(Phase::AwaitApproval, "checked"),
+        }
     }
 
     fn await_approval(&self) -> Plan {

@@ -210,6 +210,10 @@ fn the_first_deployment_says_that_there_is_nothing_to_go_back_to() {
 fn an_environment_behind_staging_is_entered_only_after_it() {
     let mut world = World::with_stable(Kind::Rollout);
     world.barred = Some("the digest did not succeed in staging".to_owned());
+    world.awaited = true;
+    world.run(&[], Duration::from_secs(60));
+    assert_eq!(world.state.phase, Phase::Planned, "staging is under way");
+    world.awaited = false;
     world.run(&[], LIMIT);
     assert_eq!(world.state.phase, Phase::Failed);
     assert_eq!(world.creations, 0);

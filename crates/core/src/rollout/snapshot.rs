@@ -179,6 +179,8 @@ pub struct Snapshot {
     pub plan_changed: bool,
     /// Why this environment may not be entered (the digest did not succeed where it must first).
     pub barred: Option<String>,
+    /// That may still change by itself: the rollout that must succeed first is under way.
+    pub awaited: bool,
     /// The version that was last proven good here.
     pub good_version: Option<String>,
     /// What was seen.

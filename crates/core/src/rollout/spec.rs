@@ -142,6 +142,8 @@ pub struct RolloutPlan {
     pub smoke: Vec<SmokeCheck>,
     /// Who must agree.
     pub approval: Option<ApprovalRule>,
+    /// Environments where the same digest must have succeeded first.
+    pub after: Vec<String>,
     /// Everybody who asked for it.
     pub initiators: BTreeSet<String>,
     /// How long things may take.

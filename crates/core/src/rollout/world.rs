@@ -93,6 +93,7 @@ pub(super) struct World {
     pub(super) approval: Judgement,
     pub(super) plan_changed: bool,
     pub(super) barred: Option<String>,
+    pub(super) awaited: bool,
     pub(super) router: Router,
     /// Version → instances, with whether each is running.
     pub(super) target: BTreeMap<String, Vec<(String, bool)>>,
@@ -135,6 +136,7 @@ pub(super) fn plan_of(kind: Kind) -> RolloutPlan {
             within_ms: 1_000,
         }],
         approval: None,
+        after: vec![],
         initiators: ["alice".to_owned()].into(),
         timings: Timings {
             min_ready_ms: 1_000,
@@ -191,6 +193,7 @@ impl World {
             approval: Judgement::NotNeeded,
             plan_changed: false,
             barred: None,
+            awaited: false,
             router: Router {
                 seen: None,
                 table: None,
@@ -359,6 +362,7 @@ impl World {
             approval: self.approval.clone(),
             plan_changed: self.plan_changed,
             barred: self.barred.clone(),
+            awaited: self.awaited,
             good_version: self.good.clone(),
             observed: self.observe(),
         };

@@ -166,15 +166,39 @@ pub async fn a_takeover_fences_the_old_owner(db: Db) {
         db.renew_ownership("b", LEASE, at(17)).await.expect("asked"),
         1
     );
-    let floor = db
-        .claim_rollout(&new, "b", LEASE, 500, at(18))
+}
+
+/// The holder's token rises above what a router has seen; whoever waits shuts nobody out.
+pub async fn a_claim_raises_the_token_of_the_holder_only(db: Db) {
+    begun(&db, "d1").await;
+    begun(&db, "d2").await;
+    let holder = locked(&db, "d1", 0).await;
+    owned(&db, "d2", "a", 1).await;
+    let state = in_phase(&holder, Phase::Prepare);
+    let step = db.intend(&holder, &state, Effect::EnsureNew, at(2)).await;
+    assert!(
+        step.is_ok(),
+        "a waiting rollout shut the holder out: {step:?}"
+    );
+    let row = reload(&db, "d1").await;
+    let above = db
+        .claim_rollout(&row, "a", LEASE, 500, at(3))
         .await
         .expect("asked");
-    assert_eq!(
-        floor.expect("ours").token,
-        501,
-        "above what a router has seen"
-    );
+    let above = above.expect("ours");
+    assert_eq!(above.token, 501);
+    let lock = db
+        .lock("service", "environment")
+        .await
+        .expect("readable")
+        .expect("held");
+    assert_eq!(lock.token, 501);
+    let state: State = serde_json::from_str(&above.state_json).expect("a state");
+    let step = db
+        .intend(&above, &state, Effect::EnsureNew, at(4))
+        .await
+        .expect("written");
+    assert_eq!(step.token, 501);
 }
 
 /// Two decisions from one row: one of them is told to look again.
@@ -499,6 +523,7 @@ mod sqlite {
     on_sqlite!(
         starting_twice_with_one_key_is_one_rollout,
         a_takeover_fences_the_old_owner,
+        a_claim_raises_the_token_of_the_holder_only,
         a_decision_from_an_old_row_is_refused,
         the_lock_has_one_holder_and_goes_to_the_next,
         a_silent_holder_is_resolved_before_the_next_starts,

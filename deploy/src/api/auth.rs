@@ -1,0 +1,40 @@
+//! Who calls: the API token in the call's metadata, looked up in the store. Nothing in a message
+//! makes anybody anybody.
+
+use sha2::{Digest as _, Sha256};
+use slipway_core::access::Caller;
+use tonic::Status;
+use tonic::metadata::MetadataMap;
+
+use crate::run::Coordinator;
+
+/// The largest token that is looked up.
+const TOKEN_MAX: usize = 512;
+
+/// The caller behind a call.
+pub(super) async fn caller(
+    coordinator: &Coordinator,
+    metadata: &MetadataMap,
+) -> Result<Caller, Status> {
+    let refused =
+        || Status::unauthenticated("a valid API token is needed: authorization: Bearer …");
+    let mut all = metadata.get_all("authorization").iter();
+    let (Some(value), None) = (all.next(), all.next()) else {
+        return Err(refused());
+    };
+    let value = value.to_str().map_err(|_| refused())?;
+    let (scheme, token) = value.split_once(' ').ok_or_else(refused)?;
+    let token = token.trim();
+    if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() || token.len() > TOKEN_MAX {
+        return Err(refused());
+    }
+    let hash = hex::encode(Sha256::digest(token.as_bytes()));
+    let found = coordinator.db.token_by_hash(&hash).await;
+    let found = found.map_err(|error| Status::unavailable(error.to_string()))?;
+    let found = found.ok_or_else(refused)?;
+    if found.revoked_ms.is_some() || found.expires_ms <= coordinator.clock.now().as_millis() {
+        return Err(refused());
+    }
+    let roles: Vec<String> = serde_json::from_str(&found.roles).unwrap_or_default();
+    Ok(Caller::new(&found.subject, &roles))
+}

@@ -1,0 +1,124 @@
+//! What is seen of the world before a decision.
+
+use std::time::Duration;
+
+use slipway_core::rollout::{
+    Counters, Needs, Observed, Phase, RolloutPlan, Smoke, State, TargetView, TrafficView,
+};
+use slipway_core::traffic::TrafficTable;
+
+use super::drive::Driver;
+use crate::probes::HealthMemory;
+use crate::traffic::Reading;
+
+/// What a driver remembers between two looks; lost with it, and then looked at again.
+#[derive(Default)]
+pub(super) struct Memory {
+    pub(super) target: Option<TargetView>,
+    pub(super) table: Option<TrafficTable>,
+    health: HealthMemory,
+    smoke: Option<Smoke>,
+    seen_router_at: Option<Duration>,
+}
+
+/// Looks at what the decision needs. What cannot be seen is `None`.
+pub(super) async fn observe(driver: &mut Driver<'_>, state: &State, needs: Needs) -> Observed {
+    let now = driver.coordinator.clock.monotonic();
+    let plan = driver.plan.clone();
+    let mut observed = Observed::default();
+    if needs.target || needs.health || needs.smoke {
+        observed.target = look_at_target(driver, state).await;
+    }
+    if needs.traffic {
+        let read = driver.adapters.traffic.read(&driver.route).await;
+        let since = *driver.memory.seen_router_at.get_or_insert(now);
+        match read {
+            Ok(reading) => {
+                driver.memory.seen_router_at = Some(now);
+                driver.memory.table.clone_from(&reading.table);
+                observed.traffic = Some(traffic_view(reading, &plan, state));
+            }
+            Err(error) => {
+                tracing::warn!(rollout = driver.id, %error, "cannot read the router");
+                observed.blind_for = now.saturating_sub(since);
+            }
+        }
+    }
+    let instances = match (&observed.target, &driver.memory.target) {
+        (Some(target), _) | (None, Some(target)) => target.new.clone(),
+        (None, None) => Vec::new(),
+    };
+    if needs.health {
+        let prober = driver.coordinator.prober.clone();
+        let passes = plan.timings.warm_passes;
+        let memory = &mut driver.memory.health;
+        let health = prober
+            .health(memory, &plan.new, passes, &instances, now)
+            .await;
+        observed.health = Some(health);
+    }
+    if needs.smoke {
+        if driver.memory.smoke.is_none() && observed.target.is_some() {
+            let limit = Duration::from_millis(plan.timings.smoke_deadline_ms);
+            let checking = driver.coordinator.prober.smoke(&plan.smoke, &instances);
+            let result = tokio::time::timeout(limit, checking).await;
+            let late = |_| Smoke::Failed("smoke checks did not end in time".to_owned());
+            driver.memory.smoke = Some(result.unwrap_or_else(late));
+        }
+        observed.smoke.clone_from(&driver.memory.smoke);
+    } else if state.phase != Phase::Smoke {
+        driver.memory.smoke = None;
+    }
+    observed
+}
+
+async fn look_at_target(driver: &mut Driver<'_>, state: &State) -> Option<TargetView> {
+    match driver.adapters.target.observe(&driver.place).await {
+        Ok(mut all) => {
+            let view = TargetView {
+                new: all.remove(&driver.plan.new.version_id).unwrap_or_default(),
+                stable: state
+                    .stable
+                    .as_ref()
+                    .and_then(|s| all.remove(s))
+                    .unwrap_or_default(),
+            };
+            driver.memory.target = Some(view.clone());
+            Some(view)
+        }
+        Err(error) => {
+            tracing::warn!(rollout = driver.id, %error, "cannot read the target");
+            None
+        }
+    }
+}
+
+fn traffic_view(reading: Reading, plan: &RolloutPlan, state: &State) -> TrafficView {
+    let counters = |version: &str| reading.counters.get(version).cloned();
+    // A version that the router has not seen yet counts from zero of the same life of the router.
+    let boot = reading
+        .counters
+        .values()
+        .next()
+        .map(|c| c.boot_id.clone())
+        .unwrap_or_default();
+    let none = || Counters {
+        boot_id: boot.clone(),
+        ..Counters::default()
+    };
+    TrafficView {
+        fence: reading.fence,
+        weights: reading
+            .table
+            .iter()
+            .flat_map(|table| &table.versions)
+            .map(|share| (share.version.clone(), share.weight_bp))
+            .collect(),
+        new: counters(&plan.new.version_id).unwrap_or_else(none),
+        stable: state
+            .stable
+            .as_deref()
+            .and_then(counters)
+            .unwrap_or_else(none),
+    }
+}

@@ -1,0 +1,73 @@
+//! Removes versions whose time is over. Written down before it is done: from then on a rollback to
+//! such a version starts it again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use slipway_core::traffic::Fence;
+use slipway_store::VersionRow;
+
+use crate::run::Coordinator;
+use crate::targets::Place;
+
+/// How often old versions are looked for.
+const TICK: Duration = Duration::from_secs(15);
+
+/// Runs until shutdown.
+pub(crate) async fn retire(coordinator: Arc<Coordinator>) {
+    loop {
+        tokio::select! {
+            () = coordinator.shutdown.cancelled() => return,
+            () = tokio::time::sleep(TICK) => {}
+        }
+        match coordinator
+            .db
+            .versions_to_retire(coordinator.clock.now())
+            .await
+        {
+            Ok(due) => {
+                for version in due {
+                    if let Err(error) = retire_one(&coordinator, &version).await {
+                        let version = version.version_id;
+                        tracing::warn!(version, "cannot retire a version: {error:#}");
+                    }
+                }
+            }
+            Err(error) => tracing::warn!(%error, "cannot look for old versions"),
+        }
+    }
+}
+
+async fn retire_one(coordinator: &Coordinator, version: &VersionRow) -> anyhow::Result<()> {
+    let now = coordinator.clock.now();
+    if !coordinator
+        .db
+        .begin_retirement(&version.version_id, now)
+        .await?
+    {
+        return Ok(());
+    }
+    let (_, target) = coordinator.environment(&version.environment_id).await?;
+    let adapters = coordinator
+        .connect
+        .connect(&target)
+        .map_err(anyhow::Error::msg)?;
+    let place = Place {
+        service_id: version.service_id.clone(),
+        environment_id: version.environment_id.clone(),
+        service: String::new(),
+    };
+    // The store let us in because no rollout holds the place; a fence of a rollout is not ours.
+    let fence = Fence {
+        token: u64::MAX,
+        generation: 0,
+    };
+    let grace = Duration::from_millis(coordinator.defaults.stop_ms);
+    adapters
+        .target
+        .retire(fence, &place, &version.version_id, grace)
+        .await?;
+    coordinator.db.version_is_gone(&version.version_id).await?;
+    tracing::info!(version = version.version_id, "retired");
+    Ok(())
+}

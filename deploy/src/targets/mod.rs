@@ -1,0 +1,70 @@
+//! Where instances live. One port, one file per kind of target; the contract suite in
+//! `tests/contract` holds for all of them.
+
+mod docker_host;
+pub mod fake;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use slipway_core::rollout::{InstanceView, VersionSpec};
+use slipway_core::traffic::Fence;
+
+pub use docker_host::DockerHost;
+
+/// A service in an environment, by immutable ids.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The service's id.
+    pub service_id: String,
+    /// The environment's id.
+    pub environment_id: String,
+    /// The service's name, for people.
+    pub service: String,
+}
+
+/// Why a target did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    /// A newer owner has been here.
+    #[error("stale_token: an instance was made under token {seen}, which is newer")]
+    StaleToken {
+        /// Its token.
+        seen: u64,
+    },
+    /// It will not work by trying again: no such image, no such device.
+    #[error("the target refused: {0}")]
+    Refused(String),
+    /// Whether it happened is not known.
+    #[error("the target did not answer as expected: {0}")]
+    Unknown(String),
+}
+
+/// Instances by version.
+pub type Instances = BTreeMap<String, Vec<InstanceView>>;
+
+/// A target. Every call is absolute and may be repeated.
+#[async_trait]
+pub trait Target: Send + Sync {
+    /// Makes sure that every instance of a version exists and is running: created, adopted or
+    /// started.
+    async fn ensure(
+        &self,
+        fence: Fence,
+        place: &Place,
+        version: &VersionSpec,
+    ) -> Result<(), TargetError>;
+
+    /// Every instance of a place, running or not.
+    async fn observe(&self, place: &Place) -> Result<Instances, TargetError>;
+
+    /// Makes sure that no instance of a version is left; each gets `grace` to stop.
+    async fn retire(
+        &self,
+        fence: Fence,
+        place: &Place,
+        version: &str,
+        grace: Duration,
+    ) -> Result<(), TargetError>;
+}

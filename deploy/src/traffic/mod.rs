@@ -1,0 +1,61 @@
+//! What moves traffic. One port, one file per kind; the contract suite in `tests/contract` holds for
+//! all of them.
+
+pub mod fake;
+mod router;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use slipway_core::rollout::Counters;
+use slipway_core::traffic::{Fence, TrafficTable};
+
+pub use router::RouterTraffic;
+
+/// Why traffic was not moved.
+#[derive(Debug, thiserror::Error)]
+pub enum TrafficError {
+    /// A newer owner has been here.
+    #[error("stale_token: the router has seen token {seen}")]
+    StaleToken {
+        /// That token.
+        seen: u64,
+    },
+    /// The table or the fence is wrong.
+    #[error("the router refused: {0}")]
+    Refused(String),
+    /// Whether it happened is not known.
+    #[error("the router did not answer as expected: {0}")]
+    Unknown(String),
+}
+
+/// What a router says about a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// The fence of the table in use.
+    pub fence: Fence,
+    /// The table in use.
+    pub table: Option<TrafficTable>,
+    /// Counters by version.
+    pub counters: BTreeMap<String, Counters>,
+}
+
+/// A router. Every change is absolute and may be repeated.
+#[async_trait]
+pub trait Traffic: Send + Sync {
+    /// Uses `table` from now on; answers when every new request does.
+    async fn apply(&self, fence: Fence, table: &TrafficTable) -> Result<(), TrafficError>;
+
+    /// What is in use; a service that the router does not know reads as nothing.
+    async fn read(&self, service: &str) -> Result<Reading, TrafficError>;
+
+    /// Waits until nothing is in flight at a version without weight; answers how many requests were
+    /// cut at the deadline.
+    async fn drain(
+        &self,
+        service: &str,
+        version: &str,
+        deadline: Duration,
+    ) -> Result<u32, TrafficError>;
+}

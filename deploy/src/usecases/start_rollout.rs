@@ -1,0 +1,353 @@
+//! Hands a release over: checked whole, stored whole, and only then driven.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sha2::{Digest as _, Sha256};
+use slipway_core::access::{ApprovalRule, Caller, Deed, Role};
+use slipway_core::pipeline::{DeploySpec, EnvValue, EnvironmentSpec, Strategy};
+use slipway_core::rollout::{
+    Facts, Kind, RolloutPlan, State, Step, Timings, VersionSpec, WatchLimits, pinned_digest,
+};
+use slipway_core::traffic::FULL_BP;
+use slipway_store::{Begun, EnvironmentRow, NewRollout, NewVersion, RolloutRow};
+
+use super::Refused;
+use crate::places::Policy;
+use crate::run::Coordinator;
+
+/// The largest deploy section.
+const DEPLOY_MAX: usize = 256 * 1024;
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Start {
+    pub(crate) idempotency_key: String,
+    pub(crate) build_id: String,
+    pub(crate) repo_id: String,
+    pub(crate) commit_sha: String,
+    pub(crate) environment: String,
+    pub(crate) image: String,
+    pub(crate) deploy_json: String,
+    pub(crate) strategy: String,
+    pub(crate) initiator: String,
+}
+
+/// Starts a rollout. The same idempotency key gives the same rollout.
+pub(crate) async fn start_rollout(
+    coordinator: &Coordinator,
+    caller: &Caller,
+    start: Start,
+) -> Result<RolloutRow, Refused> {
+    if !caller.may(Deed::StartDeployment) {
+        return Err(Refused::MayNot {
+            who: caller.subject.clone(),
+            what: "start a deployment",
+            needed: "the role deployer or admin",
+        });
+    }
+    let initiators = initiators(caller, &start.initiator)?;
+    let spec = read(&start)?;
+    let environment = spec
+        .environments
+        .iter()
+        .find(|known| known.name == start.environment);
+    let environment = environment.cloned().ok_or_else(|| {
+        let text = format!(
+            "names `{}`, which the deploy section does not have",
+            start.environment
+        );
+        Refused::Field("environment", text)
+    })?;
+    let registered = registered(coordinator, &environment).await?;
+    let policy: Policy = serde_json::from_str(&registered.policy).map_err(|error| {
+        anyhow::anyhow!(
+            "the policy of environment `{}` is not readable: {error}",
+            registered.name
+        )
+    })?;
+    let now = coordinator.clock.now();
+    let id = coordinator.rng.ulid(now);
+    let service_id = coordinator.rng.ulid(now);
+    let service = coordinator
+        .db
+        .ensure_service(&service_id, &start.repo_id, &spec.service, now)
+        .await?;
+    let good = coordinator
+        .good_version(&service.service_id, &registered.environment_id)
+        .await?;
+    let mut plan = plan(coordinator, &id, &start, &spec, &environment, &registered)?;
+    plan.initiators = initiators;
+    plan.first = good.is_none();
+    plan.approval = approval(&environment, &policy);
+    if policy.max_error_ppm > 0 {
+        plan.limits.max_error_ppm = policy.max_error_ppm;
+    }
+    plan.check()?;
+    let (barred, under_way) = coordinator.barred_by(&service.service_id, &plan).await?;
+    if let Some(reason) = barred.filter(|_| !under_way) {
+        return Err(Refused::State("staging_required", reason));
+    }
+    let new = stored(
+        coordinator,
+        caller,
+        &start,
+        plan,
+        &registered,
+        &service.service_id,
+        good,
+    )?;
+    let row = match coordinator.db.begin_rollout(new).await? {
+        Begun::New(row) | Begun::Existing(row) => row,
+    };
+    coordinator.nudge(&row.deployment_id);
+    Ok(row)
+}
+
+fn read(start: &Start) -> Result<DeploySpec, Refused> {
+    if start.deploy_json.len() > DEPLOY_MAX {
+        return Err(Refused::Field(
+            "deploy_json",
+            "is larger than 256 KiB".to_owned(),
+        ));
+    }
+    if start.build_id.is_empty() || start.build_id.len() > 64 {
+        return Err(Refused::Field(
+            "build_id",
+            "must have 1 to 64 bytes".to_owned(),
+        ));
+    }
+    if start.idempotency_key.len() > 255 {
+        return Err(Refused::Field(
+            "idempotency_key",
+            "is longer than 255 bytes".to_owned(),
+        ));
+    }
+    serde_json::from_str(&start.deploy_json)
+        .map_err(|error| Refused::Field("deploy_json", format!("is not a deploy section: {error}")))
+}
+
+/// Everybody who stands behind a start. A hand-over in somebody's name has that somebody, and the
+/// one who hands over unless it is the system itself: naming another never hides the caller.
+fn initiators(caller: &Caller, named: &str) -> Result<BTreeSet<String>, Refused> {
+    let mut all = BTreeSet::from([caller.subject.clone()]);
+    if named.is_empty() || named == caller.subject {
+        return Ok(all);
+    }
+    if !caller.roles.contains(&Role::Admin) && caller.subject != "system" {
+        return Err(Refused::MayNot {
+            who: caller.subject.clone(),
+            what: "start a deployment in another name",
+            needed: "the role admin",
+        });
+    }
+    all.insert(named.to_owned());
+    Ok(all)
+}
+
+async fn registered(
+    coordinator: &Coordinator,
+    environment: &EnvironmentSpec,
+) -> Result<EnvironmentRow, Refused> {
+    let by_name = coordinator
+        .db
+        .environment_by_name(&environment.name)
+        .await?;
+    let found = match by_name {
+        Some(row) => Some(row),
+        None if environment.target.is_empty() => None,
+        None => {
+            coordinator
+                .db
+                .environment_by_name(&environment.target)
+                .await?
+        }
+    };
+    found.ok_or_else(|| {
+        let text = format!(
+            "environment `{}` is not registered on this server; register it with its target first",
+            environment.name
+        );
+        Refused::State("environment_not_registered", text)
+    })
+}
+
+fn plan(
+    coordinator: &Coordinator,
+    id: &str,
+    start: &Start,
+    spec: &DeploySpec,
+    environment: &EnvironmentSpec,
+    registered: &EnvironmentRow,
+) -> Result<RolloutPlan, Refused> {
+    let strategy = match start.strategy.as_str() {
+        "" => environment.strategy,
+        "blue-green" => Strategy::BlueGreen,
+        "canary" => Strategy::Canary,
+        "rolling" => Strategy::Rolling,
+        other => {
+            let text = format!("is `{other}`; use blue-green, canary or rolling");
+            return Err(Refused::Field("strategy", text));
+        }
+    };
+    let steps = match strategy {
+        Strategy::Canary => environment
+            .steps
+            .iter()
+            .map(|step| Step {
+                weight_bp: step.weight_bp,
+                bake_ms: step.bake_ms,
+            })
+            .collect(),
+        _ => vec![Step {
+            weight_bp: FULL_BP,
+            bake_ms: 0,
+        }],
+    };
+    let defaults = coordinator.defaults;
+    Ok(RolloutPlan {
+        kind: Kind::Rollout,
+        strategy,
+        service: spec.service.clone(),
+        environment: registered.name.clone(),
+        new: VersionSpec {
+            version_id: id.to_owned(),
+            image: start.image.clone(),
+            port: spec.port,
+            replicas: environment.replicas.unwrap_or(spec.replicas),
+            health_path: spec.health_path.clone(),
+            environment: variables(&environment.environment)?,
+            memory_bytes: environment.memory_bytes,
+            cpu_millis: environment.cpu_millis,
+        },
+        steps,
+        smoke: environment.smoke.clone(),
+        approval: None,
+        after: if environment.require_staging {
+            environment.after.clone()
+        } else {
+            vec![]
+        },
+        initiators: BTreeSet::new(),
+        timings: Timings {
+            warm_passes: defaults.warm_passes,
+            warm_deadline_ms: defaults.warm_deadline_ms,
+            min_ready_ms: defaults.min_ready_ms,
+            watch_ms: environment.watch_ms,
+            retain_old_ms: environment.retain_old_ms,
+            drain_ms: environment.drain_ms,
+            ..Timings::default()
+        },
+        limits: WatchLimits::default(),
+        facts: Facts {
+            build_id: start.build_id.clone(),
+            commit_sha: start.commit_sha.clone(),
+            pipeline_hash: hex::encode(Sha256::digest(start.deploy_json.as_bytes())),
+            environment_id: registered.environment_id.clone(),
+        },
+        first: false,
+    })
+}
+
+fn variables(given: &BTreeMap<String, EnvValue>) -> Result<BTreeMap<String, String>, Refused> {
+    let value = |(name, value): (&String, &EnvValue)| match value {
+        EnvValue::Plain(text) => Ok((name.clone(), text.clone())),
+        EnvValue::FromSecret(_) => Err(Refused::Field(
+            "environment",
+            format!(
+                "`{name}` comes from a secret; services cannot be given secrets in this version"
+            ),
+        )),
+    };
+    given.iter().map(value).collect()
+}
+
+/// The stricter of what the file and the server ask for.
+fn approval(environment: &EnvironmentSpec, policy: &Policy) -> Option<ApprovalRule> {
+    let file = environment.approval.as_ref();
+    if file.is_none() && !policy.approval && policy.min_approvals == 0 {
+        return None;
+    }
+    let from_file: BTreeSet<String> = file
+        .map(|spec| spec.groups.iter().cloned().collect())
+        .unwrap_or_default();
+    Some(ApprovalRule {
+        groups: if policy.groups.is_empty() {
+            from_file
+        } else {
+            policy.groups.clone()
+        },
+        min_approvals: file
+            .map_or(1, |spec| spec.min_approvals)
+            .max(policy.min_approvals)
+            .max(1),
+        // Without a file's word on it, a second person is needed.
+        approver_not_initiator: policy.approver_not_initiator
+            || file.is_none_or(|spec| spec.approver_not_initiator),
+        expiry_ms: file.map_or(24 * 3_600_000, |spec| spec.expiry_ms),
+    })
+}
+
+fn stored(
+    coordinator: &Coordinator,
+    caller: &Caller,
+    start: &Start,
+    plan: RolloutPlan,
+    registered: &EnvironmentRow,
+    service_id: &str,
+    good: Option<String>,
+) -> Result<NewRollout, Refused> {
+    let now = coordinator.clock.now();
+    let json = |value: serde_json::Result<String>| value.map_err(|e| Refused::Internal(e.into()));
+    let id = plan.new.version_id.clone();
+    let strategy = match plan.strategy {
+        Strategy::BlueGreen => "blue-green",
+        Strategy::Canary => "canary",
+        Strategy::Rolling => "rolling",
+    };
+    let detail = serde_json::json!({
+        "build": start.build_id,
+        "image": plan.new.image,
+        "environment": registered.name,
+        "initiators": plan.initiators,
+        "first": plan.first,
+    });
+    let named = if start.initiator.is_empty() {
+        &caller.subject
+    } else {
+        &start.initiator
+    };
+    let key = (!start.idempotency_key.is_empty())
+        .then(|| format!("start/{}/{}", caller.subject, start.idempotency_key));
+    Ok(NewRollout {
+        build_id: start.build_id.clone(),
+        initiator_id: named.clone(),
+        service_id: service_id.to_owned(),
+        environment_id: registered.environment_id.clone(),
+        target_environment: registered.name.clone(),
+        strategy: strategy.to_owned(),
+        source_version: good,
+        target_version: id.clone(),
+        approval_status: if plan.approval.is_some() {
+            "pending"
+        } else {
+            "approved"
+        }
+        .to_owned(),
+        kind: "rollout".to_owned(),
+        plan_hash: plan.hash(&registered.target),
+        state_json: json(serde_json::to_string(&State::planned(now)))?,
+        idem_key: key,
+        version: Some(NewVersion {
+            image: plan.new.image.clone(),
+            digest: pinned_digest(&plan.new.image)
+                .unwrap_or_default()
+                .to_owned(),
+            config_hash: plan.config_hash(),
+            config_json: json(serde_json::to_string(&plan.new))?,
+        }),
+        plan_json: json(serde_json::to_string(&plan))?,
+        now,
+        audit: coordinator.audit(("token", &caller.subject), "deployment.start", &id, detail),
+        deployment_id: id,
+    })
+}
