@@ -44,8 +44,11 @@ impl Options {
     pub fn start(self) -> ExitCode {
         let config =
             slipway_daemon::config::load::<Config>(DEFAULTS, self.config.as_deref(), "AGENT");
-        slipway_daemon::start("slipway-agent", &self.log, self.log_format, |shutdown| async {
-            crate::run(config?, shutdown).await
-        })
+        slipway_daemon::start(
+            "slipway-agent",
+            &self.log,
+            self.log_format,
+            |shutdown| async { crate::run(config?, shutdown).await },
+        )
     }
 }

@@ -24,8 +24,7 @@ pub fn facts(data_dir: &Path) -> v1::Facts {
 /// Processors that this process may use.
 #[must_use]
 pub fn cpus() -> u32 {
-    std::thread::available_parallelism()
-        .map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX))
+    std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX))
 }
 
 /// The host's name, for people.

@@ -46,7 +46,8 @@ impl Held {
     }
 
     fn path(&self, key: &AttemptKey, kind: &str) -> PathBuf {
-        self.dir.join(format!("{}-{}.{kind}", key.stage, key.attempt))
+        self.dir
+            .join(format!("{}-{}.{kind}", key.stage, key.attempt))
     }
 
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), HeldError> {

@@ -155,7 +155,8 @@ impl Link {
         let mut request = tonic::Request::new(ReceiverStream::new(receiver));
         let bearer = self.shared.logs.bearer.clone();
         request.metadata_mut().insert("authorization", bearer);
-        let mut client = AgentsClient::new(self.channel.clone()).max_decoding_message_size(DECODE_MAX);
+        let mut client =
+            AgentsClient::new(self.channel.clone()).max_decoding_message_size(DECODE_MAX);
         let mut messages = client.link(request).await?.into_inner();
         let mut retry = tokio::time::interval(RESULT_RETRY);
         loop {
@@ -224,7 +225,12 @@ impl Link {
             .keys()
             .map(|key| held(key, v1::HeldState::Running))
             .collect();
-        all.extend(state.results.keys().map(|key| held(key, v1::HeldState::Finished)));
+        all.extend(
+            state
+                .results
+                .keys()
+                .map(|key| held(key, v1::HeldState::Finished)),
+        );
         v1::Hello {
             version: VERSION,
             boot_id: self.boot_id.clone(),

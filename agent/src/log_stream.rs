@@ -213,8 +213,8 @@ impl Sender {
     }
 
     async fn stream(&mut self) -> anyhow::Result<Over> {
-        let mut client = LogsClient::new(self.destination.channel.clone())
-            .max_decoding_message_size(DECODE_MAX);
+        let mut client =
+            LogsClient::new(self.destination.channel.clone()).max_decoding_message_size(DECODE_MAX);
         let (frames, outgoing) = mpsc::channel::<LogFrame>(FRAMES);
         let mut request = tonic::Request::new(ReceiverStream::new(outgoing));
         let bearer = self.destination.bearer.clone();

@@ -127,10 +127,19 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
         let listener = TcpListener::bind(&config.health_address)
             .await
             .with_context(|| format!("cannot listen on {}", config.health_address))?;
-        let serving = listen::serve(listener, parts.health.routes(), Limits::default(), shutdown.clone());
+        let serving = listen::serve(
+            listener,
+            parts.health.routes(),
+            Limits::default(),
+            shutdown.clone(),
+        );
         shutdown.spawn("health", serving);
     }
-    let slots = if config.slots == 0 { capacity::cpus() } else { config.slots };
+    let slots = if config.slots == 0 {
+        capacity::cpus()
+    } else {
+        config.slots
+    };
     let link = Link {
         shared,
         channel: control,

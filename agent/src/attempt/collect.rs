@@ -42,7 +42,9 @@ pub(super) async fn collect(
         result.tests.push(junit(&dir, path));
     }
     for promised in &spec.coverage {
-        result.coverage.push(coverage(&dir, &promised.path, promised.format));
+        result
+            .coverage
+            .push(coverage(&dir, &promised.path, promised.format));
     }
     say_missing(log, result).await;
     if let Err(worse) = artifacts(shared, attempt, &dir, result).await
@@ -70,7 +72,10 @@ pub(super) async fn collect(
 
 async fn say_missing(log: &mut LogWriter, result: &v1::Result) {
     let tests = result.tests.iter().map(|r| (&r.path, r.state, &r.problem));
-    let coverage = result.coverage.iter().map(|r| (&r.path, r.state, &r.problem));
+    let coverage = result
+        .coverage
+        .iter()
+        .map(|r| (&r.path, r.state, &r.problem));
     for (path, state, problem) in tests.chain(coverage) {
         let line = match v1::ReportState::try_from(state) {
             Ok(v1::ReportState::Missing) => format!("slipway: report `{path}` is missing\n"),
@@ -230,7 +235,10 @@ async fn artifacts(
         }
     }
     if wanted.len() > FILES_MAX {
-        return Err(Ending::limit("artifacts", format!("more than {FILES_MAX} files match")));
+        return Err(Ending::limit(
+            "artifacts",
+            format!("more than {FILES_MAX} files match"),
+        ));
     }
     for (name, may_change) in wanted {
         let artifact = upload(shared, attempt, dir, &name, may_change).await?;
@@ -294,7 +302,10 @@ async fn upload(
         }
     }
     let (object_key, size, sha256) = bytes_sent.ok_or_else(|| {
-        Ending::limit("changed_output", format!("{name} changed while it was read"))
+        Ending::limit(
+            "changed_output",
+            format!("{name} changed while it was read"),
+        )
     })?;
     Ok(v1::Artifact {
         name: name.to_owned(),
@@ -349,8 +360,7 @@ async fn send(
     request
         .metadata_mut()
         .insert("authorization", shared.logs.bearer.clone());
-    let mut client =
-        v1::agents_client::AgentsClient::new(shared.logs.channel.clone());
+    let mut client = v1::agents_client::AgentsClient::new(shared.logs.channel.clone());
     Ok(client.put_artifact(request).await?.into_inner().object_key)
 }
 
@@ -368,7 +378,14 @@ mod tests {
         std::os::unix::fs::symlink("/etc/passwd", root.join("link")).unwrap();
         std::os::unix::fs::symlink("..", root.join("up")).unwrap();
         assert!(open_below(&root, "sub/file").is_ok());
-        for bad in ["link", "up/secret", "../secret", "/etc/passwd", "sub", "/proc/self/environ"] {
+        for bad in [
+            "link",
+            "up/secret",
+            "../secret",
+            "/etc/passwd",
+            "sub",
+            "/proc/self/environ",
+        ] {
             assert!(open_below(&root, bad).is_err(), "{bad}");
         }
         assert_eq!(walk(&root).unwrap(), ["sub/file"]);

@@ -198,7 +198,9 @@ async fn watch(
             }
             ending
         }
-        None if ended.out_of_memory => Ending::limit("oom", "the stage used more memory than its limit"),
+        None if ended.out_of_memory => {
+            Ending::limit("oom", "the stage used more memory than its limit")
+        }
         None => Ending::exited(ended.code),
     })
 }

@@ -115,7 +115,11 @@ impl Ending {
 }
 
 /// Executes an attempt. `None` when it was fenced: somebody else may hold it, nothing is reported.
-pub(crate) async fn run(shared: &Shared, mut attempt: Attempt, adopted: bool) -> Option<v1::Result> {
+pub(crate) async fn run(
+    shared: &Shared,
+    mut attempt: Attempt,
+    adopted: bool,
+) -> Option<v1::Result> {
     let patterns = match Patterns::new(attempt.assign.secrets.values().map(String::as_str)) {
         Ok(patterns) => Arc::new(patterns),
         Err(error) => {

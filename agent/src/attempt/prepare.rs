@@ -37,7 +37,10 @@ pub(super) async fn workspace(
         Some(root) => digest(root)?,
         None => {
             let root = fetched(shared, attempt, source, cache).await?;
-            let line = format!("slipway: fetched {}\n", &source.commit_sha[..7.min(source.commit_sha.len())]);
+            let line = format!(
+                "slipway: fetched {}\n",
+                &source.commit_sha[..7.min(source.commit_sha.len())]
+            );
             let _spool_is_full = log.write(line.as_bytes()).await;
             result.source_root = Some(root.to_string());
             root
@@ -56,7 +59,8 @@ pub(super) async fn workspace(
 }
 
 fn digest(text: &str) -> Result<Digest, Ending> {
-    text.parse().map_err(|error| Ending::aborted("cache", error))
+    text.parse()
+        .map_err(|error| Ending::aborted("cache", error))
 }
 
 async fn fetched(
@@ -65,9 +69,10 @@ async fn fetched(
     source: &v1::Source,
     cache: &slipway_cache_client::LocalCache,
 ) -> Result<Digest, Ending> {
-    let dir = shared
-        .work_dir
-        .join(format!("{}-{}.checkout", attempt.key.stage, attempt.key.attempt));
+    let dir = shared.work_dir.join(format!(
+        "{}-{}.checkout",
+        attempt.key.stage, attempt.key.attempt
+    ));
     fresh(&dir).await?;
     let wanted = Wanted {
         url: &source.repo_url,

@@ -7,8 +7,15 @@ pub(super) fn script(commands: &[String]) -> String {
     let mut script = String::from("set -e\n");
     for command in commands {
         let shown = command.lines().next().unwrap_or_default();
-        let more = if command.lines().count() > 1 { " …" } else { "" };
-        script.push_str(&format!("printf '%s\\n' {}\n", quoted(&format!("$ {shown}{more}"))));
+        let more = if command.lines().count() > 1 {
+            " …"
+        } else {
+            ""
+        };
+        script.push_str(&format!(
+            "printf '%s\\n' {}\n",
+            quoted(&format!("$ {shown}{more}"))
+        ));
         script.push_str(command);
         script.push('\n');
     }
@@ -44,6 +51,9 @@ mod tests {
     #[test]
     fn an_announcement_is_never_executed() {
         let (code, out) = sh(&["true # $(echo injected) `echo too` '\\''"]);
-        assert_eq!((code, out.as_str()), (0, "$ true # $(echo injected) `echo too` '\\''\n"));
+        assert_eq!(
+            (code, out.as_str()),
+            (0, "$ true # $(echo injected) `echo too` '\\''\n")
+        );
     }
 }

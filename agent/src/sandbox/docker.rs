@@ -33,7 +33,9 @@ const READY_EVERY: Duration = Duration::from_millis(250);
 const OUTPUT_KEPT: u64 = 300 * 1024 * 1024;
 
 /// Logins by image registry host.
-pub type Logins = std::sync::Arc<dyn Fn(&str) -> futures::future::BoxFuture<'static, Option<Credentials>> + Send + Sync>;
+pub type Logins = std::sync::Arc<
+    dyn Fn(&str) -> futures::future::BoxFuture<'static, Option<Credentials>> + Send + Sync,
+>;
 
 /// The adapter.
 #[derive(Clone)]
@@ -161,7 +163,12 @@ impl DockerSandbox {
         if got.security.read_only_root != spec.security.read_only_root {
             wrong.push("read-only root");
         }
-        if !got.security.options.iter().any(|o| o.starts_with("no-new-privileges")) {
+        if !got
+            .security
+            .options
+            .iter()
+            .any(|o| o.starts_with("no-new-privileges"))
+        {
             wrong.push("no-new-privileges");
         }
         if wrong.is_empty() {
@@ -171,7 +178,11 @@ impl DockerSandbox {
         }
     }
 
-    async fn push(&self, job: &ImageJob, printed: &mpsc::Sender<Vec<u8>>) -> Result<String, SandboxError> {
+    async fn push(
+        &self,
+        job: &ImageJob,
+        printed: &mpsc::Sender<Vec<u8>>,
+    ) -> Result<String, SandboxError> {
         let mut digest = String::new();
         for tag in &job.tags {
             let (repository, version) = split_tag(tag);
@@ -302,7 +313,12 @@ impl Sandbox for DockerSandbox {
 
     async fn wait(&self, key: &AttemptKey) -> Result<Ended, SandboxError> {
         let name = stage_name(key);
-        let code = self.engine.wait_exit(&name).exit_code().await.map_err(failed)?;
+        let code = self
+            .engine
+            .wait_exit(&name)
+            .exit_code()
+            .await
+            .map_err(failed)?;
         // Only a killed process may have been killed for memory.
         let out_of_memory = code == 137
             && self
@@ -333,11 +349,17 @@ impl Sandbox for DockerSandbox {
         ];
         let containers = self.engine.list_containers(&own).await.map_err(failed)?;
         for container in &containers {
-            self.engine.remove_container(&container.id).await.map_err(failed)?;
+            self.engine
+                .remove_container(&container.id)
+                .await
+                .map_err(failed)?;
         }
         // Only attempts with services have a network.
         if containers.len() > 1 {
-            self.engine.remove_network(&name(key)).await.map_err(failed)?;
+            self.engine
+                .remove_network(&name(key))
+                .await
+                .map_err(failed)?;
         }
         Ok(())
     }
@@ -418,8 +440,14 @@ mod tests {
 
     #[test]
     fn a_reference_is_split_at_its_tag_and_not_at_its_port() {
-        assert_eq!(split_tag("127.0.0.1:5000/shop:abc"), ("127.0.0.1:5000/shop", "abc"));
-        assert_eq!(split_tag("127.0.0.1:5000/shop"), ("127.0.0.1:5000/shop", "latest"));
+        assert_eq!(
+            split_tag("127.0.0.1:5000/shop:abc"),
+            ("127.0.0.1:5000/shop", "abc")
+        );
+        assert_eq!(
+            split_tag("127.0.0.1:5000/shop"),
+            ("127.0.0.1:5000/shop", "latest")
+        );
         assert_eq!(host_of("127.0.0.1:5000/shop:abc"), "127.0.0.1:5000");
         assert_eq!(host_of("busybox:1"), "");
         assert_eq!(host_of("library/busybox:1"), "");

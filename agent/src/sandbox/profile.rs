@@ -56,7 +56,10 @@ fn strict() -> Confinement {
                 "/tmp".to_owned(),
                 "rw,nosuid,nodev,size=1g,mode=1777".to_owned(),
             ),
-            ("/run".to_owned(), "rw,nosuid,nodev,noexec,size=64m".to_owned()),
+            (
+                "/run".to_owned(),
+                "rw,nosuid,nodev,noexec,size=64m".to_owned(),
+            ),
         ]),
         user: Some("65532:65532".to_owned()),
     }

@@ -61,7 +61,14 @@ pub async fn checkout(dir: &Path, wanted: &Wanted<'_>) -> Result<(), CheckoutErr
     if git(dir, &by_id).await.is_err() {
         // Not every host gives out a commit by its id: then with its ref, whole.
         let refspec = format!("+{}:refs/slipway/incoming", wanted.ref_name);
-        let with_ref = ["fetch", "--quiet", "--no-tags", "--end-of-options", wanted.url, &refspec];
+        let with_ref = [
+            "fetch",
+            "--quiet",
+            "--no-tags",
+            "--end-of-options",
+            wanted.url,
+            &refspec,
+        ];
         git(dir, &with_ref).await?;
     }
     let commit = format!("{}^{{commit}}", wanted.sha);
@@ -77,9 +84,9 @@ pub async fn checkout(dir: &Path, wanted: &Wanted<'_>) -> Result<(), CheckoutErr
 fn is_allowed(url: &str, allowed: &[String]) -> bool {
     let plain = !url.starts_with('-') && !url.chars().any(|c| c.is_control() || c.is_whitespace());
     let secure = url.starts_with("https://") || url.starts_with("ssh://");
-    let listed = allowed
-        .iter()
-        .any(|prefix| !prefix.is_empty() && url.starts_with(prefix.as_str()) && !url.contains(".."));
+    let listed = allowed.iter().any(|prefix| {
+        !prefix.is_empty() && url.starts_with(prefix.as_str()) && !url.contains("..")
+    });
     plain && (secure || listed)
 }
 
@@ -125,7 +132,11 @@ async fn git(dir: &Path, args: &[&str]) -> Result<(), CheckoutError> {
         .stdin(Stdio::null())
         .kill_on_drop(true);
     let output = match tokio::time::timeout(FETCH_LIMIT, command.output()).await {
-        Err(_) => return Err(CheckoutError::Failed("git took longer than 10 min".to_owned())),
+        Err(_) => {
+            return Err(CheckoutError::Failed(
+                "git took longer than 10 min".to_owned(),
+            ));
+        }
         Ok(Err(e)) => return Err(CheckoutError::Failed(format!("cannot start git: {e}"))),
         Ok(Ok(output)) => output,
     };
@@ -149,7 +160,11 @@ mod tests {
                 .current_dir(dir)
                 .output()
                 .unwrap();
-            assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+            assert!(
+                out.status.success(),
+                "{}",
+                String::from_utf8_lossy(&out.stderr)
+            );
             String::from_utf8(out.stdout).unwrap().trim().to_owned()
         };
         git(&["init", "-q", "-b", "main", "."]);
@@ -177,7 +192,10 @@ mod tests {
             allowed: std::slice::from_ref(&url),
         };
         checkout(target.path(), &wanted).await.unwrap();
-        assert_eq!(std::fs::read_to_string(target.path().join("file")).unwrap(), "1");
+        assert_eq!(
+            std::fs::read_to_string(target.path().join("file")).unwrap(),
+            "1"
+        );
         assert!(!target.path().join(".git").exists());
     }
 
@@ -200,7 +218,12 @@ mod tests {
         wanted.allowed = &[];
         let got = checkout(target.path(), &wanted).await;
         assert_eq!(got, Err(CheckoutError::NotAllowed));
-        for address in ["--upload-pack=x", "ext::sh -c x", "https://a b/", "http://h/x"] {
+        for address in [
+            "--upload-pack=x",
+            "ext::sh -c x",
+            "https://a b/",
+            "http://h/x",
+        ] {
             assert!(!is_allowed(address, &[]), "{address}");
         }
     }
