@@ -26,7 +26,12 @@ pub struct Args {
 /// Parses the command line, loads settings, runs until told to stop.
 #[must_use]
 pub fn main() -> ExitCode {
-    let args = Args::parse();
+    start_with(&Args::parse())
+}
+
+/// The same for arguments that were parsed already: `slipway cache`.
+#[must_use]
+pub fn start_with(args: &Args) -> ExitCode {
     slipway_daemon::start("cache", &args.log, args.log_format, async |shutdown| {
         let path = args.config.as_deref();
         let config: Config = slipway_daemon::config::load(DEFAULT_CONFIG, path, "CACHE")?;
