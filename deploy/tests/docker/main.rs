@@ -3,6 +3,8 @@
 //! Needs an engine and the image `slipway-busybox:1` (`tests/images.sh` makes it); without them it
 //! is skipped, unless `SLIPWAY_REQUIRE` lists `docker`.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::sync::Arc;

@@ -1,6 +1,8 @@
 //! The coordinator with a real store, real gRPC and real health checks, over fake targets and
 //! routers.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
 mod harness;
 
 use std::sync::atomic::Ordering;
@@ -169,6 +171,9 @@ async fn a_version_that_fails_under_traffic_is_taken_back_by_itself() {
     assert_eq!(row.status, "rolled_back", "{row:#?}");
     let why = row.reason.unwrap_or_default();
     assert!(why.starts_with("30 of 100 requests"), "{why}");
+    let looks = world.db.rollout_health(&second, 100).await.unwrap();
+    let verdicts: Vec<&str> = looks.iter().map(|look| look.verdict.as_str()).collect();
+    assert_eq!(verdicts, ["too_few_requests", "bad"]);
     assert_eq!(world.serving("production").await, Some(first));
 }
 
@@ -219,27 +224,21 @@ async fn production_needs_a_second_person_whose_identity_is_its_token() {
         approver_id: approver_id.to_owned(),
         plan_hash: plan_hash.to_owned(),
     };
-    let own = client
-        .approve(as_user("alice", ask("", "")))
-        .await
-        .unwrap_err();
-    assert_eq!(
-        (own.code(), reason(&own)),
-        (Code::PermissionDenied, "may_not_approve")
-    );
-    let other = client
-        .approve(as_user("alice", ask("bob", "")))
-        .await
-        .unwrap_err();
-    assert_eq!(
-        (other.code(), reason(&other)),
-        (Code::PermissionDenied, "other_name")
-    );
-    let viewer = client
-        .approve(as_user("vera", ask("", "")))
-        .await
-        .unwrap_err();
-    assert_eq!(viewer.code(), Code::PermissionDenied);
+    let denied = [
+        ("alice", "", "may_not_approve"),
+        ("alice", "bob", "other_name"),
+    ];
+    for (who, named, why) in denied.into_iter().chain([("vera", "", "may_not_approve")]) {
+        let refused = client
+            .approve(as_user(who, ask(named, "")))
+            .await
+            .unwrap_err();
+        assert_eq!(
+            (refused.code(), reason(&refused)),
+            (Code::PermissionDenied, why),
+            "{who}"
+        );
+    }
     let nobody = client
         .approve(tonic::Request::new(ask("bob", "")))
         .await
@@ -423,6 +422,28 @@ async fn lost_replies_of_the_target_start_nothing_twice() {
         .unwrap();
     assert_eq!(world.ended(&second).await.status, "completed");
     assert_eq!(world.fakes.target.started().len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn traffic_follows_an_instance_that_came_back_elsewhere() {
+    use slipway_deploy::traffic::Traffic as _;
+    let (world, _one, first) = serving_one().await;
+    world.fakes.target.end(&format!("slipway-{first}-1"));
+    let followed = async {
+        loop {
+            let reading = world.fakes.traffic.read("shop/production").await.unwrap();
+            let table = reading.table.unwrap();
+            table.check().unwrap();
+            if table.versions[0].instances.len() == 1 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(15), followed)
+        .await
+        .expect("followed");
+    assert_eq!(world.serving("production").await, Some(first));
 }
 
 #[tokio::test(flavor = "multi_thread")]
