@@ -410,6 +410,46 @@ async fn a_coordinator_killed_in_the_middle_is_resumed_by_the_next_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_killed_at_many_moments_always_ends_at_one_proven_version() {
+    let (mut world, _one, mut stable) = serving_one().await;
+    let (good, bad) = (Instance::start().await, Instance::start().await);
+    bad.status.store(500, Ordering::SeqCst);
+    world.fakes.target.serve(&image('2'), &good.address);
+    world.fakes.target.serve(&image('3'), &bad.address);
+    for (round, delay_ms) in [0, 3, 8, 20, 60, 200, 900, 2_050].into_iter().enumerate() {
+        let digit = if round % 4 == 3 { '3' } else { '2' };
+        let id = world
+            .deploy("production", &image(digit), |_| {})
+            .await
+            .unwrap();
+        tokio::time::sleep(Duration::from_millis(delay_ms)).await;
+        world.kill();
+        let at = world.row(&id).await.phase;
+        world.boot();
+        let row = world.ended(&id).await;
+        let end = if digit == '3' { "failed" } else { "completed" };
+        assert_eq!(
+            row.status, end,
+            "killed after {delay_ms} ms in {at}: {row:#?}"
+        );
+        if row.status == "completed" {
+            stable = id;
+        }
+        assert_eq!(
+            world.serving("production").await.as_ref(),
+            Some(&stable),
+            "killed in {at}"
+        );
+        let lock = world
+            .db
+            .lock(&row.service_id, &row.environment_id)
+            .await
+            .unwrap();
+        assert_eq!(lock, None, "killed in {at}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn lost_replies_of_the_target_start_nothing_twice() {
     let (mut world, _one, _) = serving_one().await;
     let two = Instance::start().await;
