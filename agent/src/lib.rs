@@ -1,1 +1,20 @@
-//! slipway-agent
+//! The agent: executes attempts in Docker, safely, and tells the dispatcher how they end.
+//!
+//! Reading order: `link` (the stream to the dispatcher; leases) → `attempt` (one attempt from
+//! assignment to result) → `sandbox` (port: Docker, and a fake) → `workspace::checkout` → `log_stream`.
+//! Knows no other agent and opens no port but health. Whatever it holds is on disk before it acts, so
+//! that a restart re-adopts its containers.
+
+pub mod args;
+pub mod attempt;
+pub mod capacity;
+pub mod config;
+pub mod held;
+mod identity;
+mod link;
+mod log_stream;
+mod run;
+pub mod sandbox;
+pub mod workspace;
+
+pub use run::{Parts, run, serve};

@@ -9,11 +9,15 @@
 
 pub mod access;
 pub mod build;
+pub mod cache;
 pub mod digest;
 pub mod id;
+pub mod image;
 pub mod lease;
+pub mod mask;
 pub mod pipeline;
 pub mod queue;
+pub mod report;
 pub mod rollout;
 pub mod time;
 pub mod traffic;

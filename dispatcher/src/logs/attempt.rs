@@ -299,12 +299,12 @@ impl AttemptLog {
         Ok(())
     }
 
-    /// The attempt ended: seals what is there.
-    pub(super) async fn end(&self, lost: bool) -> Result<(), ObjectError> {
+    /// The attempt was lost: seals what is there, marked incomplete.
+    pub(super) async fn abandon(&self) -> Result<(), ObjectError> {
         let mut state = self.state.lock().await;
         if !state.closed {
             self.seal(&mut state).await?;
-            self.close(&mut state, lost).await?;
+            self.close(&mut state, true).await?;
             self.announce(&state);
         }
         Ok(())

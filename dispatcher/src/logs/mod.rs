@@ -82,20 +82,11 @@ impl Logs {
         Ok(Arc::clone(open.entry(name).or_insert(log)))
     }
 
-    /// The attempt's result was accepted: seals what is there and lets the log go.
-    pub async fn finish(&self, stage: &StageId, attempt: i64) {
-        self.end(stage, attempt, false).await;
-    }
-
     /// The attempt was lost: what was received is sealed and marked incomplete.
     pub async fn abandon(&self, stage: &StageId, attempt: i64) {
-        self.end(stage, attempt, true).await;
-    }
-
-    async fn end(&self, stage: &StageId, attempt: i64, lost: bool) {
         let name = (stage.clone(), u32::try_from(attempt).unwrap_or(0));
         let Some(log) = self.known(&name) else { return };
-        match log.end(lost).await {
+        match log.abandon().await {
             Ok(()) => {
                 let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
                 open.remove(&name);

@@ -65,7 +65,6 @@ pub async fn accept_result(
     let failed = ended.state == StageState::Failed;
     let finished = app.db.finish_attempt(*ended).await?;
     if let Some(change) = &finished.change {
-        app.logs.finish(&key.stage, i64::from(key.attempt)).await;
         if failed {
             fail_fast(app, &row, &planned).await?;
         }

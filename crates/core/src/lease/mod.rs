@@ -6,4 +6,5 @@
 //! that it always believes less than the dispatcher does.
 
 pub mod grantor;
+pub mod holder;
 pub mod terms;

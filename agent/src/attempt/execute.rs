@@ -1,0 +1,246 @@
+//! A stage of commands: created, executed, watched to its end.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use slipway_core::digest::Digest;
+use slipway_core::lease::terms::CANCEL_GRACE;
+use slipway_proto::v1;
+use slipway_proto::v1::agent_message::Message;
+
+use super::{Attempt, Ending, Shared, Stop, collect, prepare, script};
+use crate::log_stream::LogWriter;
+use crate::sandbox::{Ended, SandboxError, StageRun};
+
+/// How long output may go on after the container has ended.
+const DRAIN: Duration = Duration::from_secs(5);
+/// A stream that pauses so long gives out what it holds back.
+const PAUSE: Duration = Duration::from_millis(200);
+
+pub(super) fn lost(error: &SandboxError) -> Ending {
+    match error {
+        SandboxError::Image { .. } => Ending::aborted("image_pull", error),
+        // The user's own service and its own check.
+        SandboxError::ServiceNotReady { .. } => Ending::limit("service_not_ready", error),
+        SandboxError::Build(_) => Ending {
+            exit_code: 1,
+            ending: v1::Ending::Exited,
+            reason: "build".to_owned(),
+            detail: error.to_string(),
+        },
+        SandboxError::NotConfined(_) | SandboxError::Engine(_) => Ending::aborted("sandbox", error),
+    }
+}
+
+/// Executes; both arms are endings.
+pub(super) async fn run(
+    shared: &Shared,
+    attempt: &mut Attempt,
+    adopted: bool,
+    log: &mut LogWriter,
+    result: &mut v1::Result,
+) -> Result<Ending, Ending> {
+    let began = shared.clock.monotonic();
+    let base = if adopted {
+        // The container executes already; what it was given is not known any more, so nothing is
+        // captured against it but the whole.
+        None
+    } else {
+        let base = begin(shared, attempt, log, result).await?;
+        shared.progress(&attempt.key, v1::Phase::Running);
+        base
+    };
+    let prepared = shared.clock.monotonic();
+    let ending = watch(shared, attempt, log).await?;
+    let executed = shared.clock.monotonic();
+    shared.progress(&attempt.key, v1::Phase::Collecting);
+    let ending = collect::collect(shared, attempt, ending, base, log, result).await;
+    let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+    result.prepare_ms = millis(prepared - began);
+    result.execute_ms = millis(executed - prepared);
+    result.collect_ms = millis(shared.clock.monotonic() - executed);
+    Ok(ending)
+}
+
+/// Everything up to the start of the container; the base of a later capture.
+async fn begin(
+    shared: &Shared,
+    attempt: &mut Attempt,
+    log: &mut LogWriter,
+    result: &mut v1::Result,
+) -> Result<Option<Digest>, Ending> {
+    shared.progress(&attempt.key, v1::Phase::Fetching);
+    let images = async {
+        shared.sandbox.ensure_image(&attempt.spec.image).await?;
+        for service in &attempt.spec.services {
+            shared.sandbox.ensure_image(&service.image).await?;
+        }
+        Ok::<(), SandboxError>(())
+    };
+    let stop = stopped(attempt.stop.clone());
+    let prepared = tokio::select! {
+        both = async { tokio::join!(prepare::workspace(shared, attempt, log, result), images) } => both,
+        ending = stop => return Err(ending),
+    };
+    let workspace = prepared.0?;
+    prepared.1.map_err(|e| lost(&e))?;
+    shared.progress(&attempt.key, v1::Phase::Creating);
+    let run = stage_run(shared, attempt)?;
+    shared.sandbox.create(&run).await.map_err(|e| lost(&e))?;
+    if attempt.assign.at_most_once {
+        shared.say(Message::Prepared(v1::Prepared {
+            attempt: Some((&attempt.key).into()),
+        }));
+        wait_for_go(attempt).await?;
+    }
+    shared
+        .sandbox
+        .start(&attempt.key)
+        .await
+        .map_err(|e| lost(&e))?;
+    Ok(workspace.base)
+}
+
+/// Without the dispatcher's go no command is executed, so the stage may still move safely.
+async fn wait_for_go(attempt: &mut Attempt) -> Result<(), Ending> {
+    let mut go = attempt.go.clone();
+    tokio::select! {
+        told = go.wait_for(|go| *go) => match told {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Ending::aborted("drain", "the agent is stopping")),
+        },
+        ending = stopped(attempt.stop.clone()) => Err(ending),
+    }
+}
+
+async fn stopped(mut stop: tokio::sync::watch::Receiver<Option<Stop>>) -> Ending {
+    let _ended = stop.wait_for(Option::is_some).await;
+    Ending::of(v1::Ending::Cancelled)
+}
+
+fn stage_run(shared: &Shared, attempt: &Attempt) -> Result<StageRun, Ending> {
+    let spec = &attempt.spec;
+    let mut environment: BTreeMap<String, String> = attempt
+        .assign
+        .environment
+        .iter()
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    environment.insert("CI_WORKSPACE".to_owned(), "/workspace".to_owned());
+    environment.extend(attempt.values(&spec.environment)?);
+    let mut services = Vec::new();
+    for service in &spec.services {
+        services.push((service.clone(), attempt.values(&service.environment)?));
+    }
+    Ok(StageRun {
+        key: attempt.key.clone(),
+        image: spec.image.clone(),
+        script: script::script(&spec.commands),
+        environment,
+        workspace: shared.workspace(&attempt.key),
+        profile: spec.sandbox,
+        services,
+    })
+}
+
+/// Carries the output on and waits for the end, the time-out, a limit or a stop.
+async fn watch(
+    shared: &Shared,
+    attempt: &mut Attempt,
+    log: &mut LogWriter,
+) -> Result<Ending, Ending> {
+    let key = attempt.key.clone();
+    let mut output = shared.sandbox.output(&key);
+    let limit = Duration::from_millis(attempt.spec.timeout_ms);
+    let timeout = tokio::time::sleep(limit);
+    tokio::pin!(timeout);
+    let wait = shared.sandbox.wait(&key);
+    tokio::pin!(wait);
+    let mut printing = true;
+    let mut cut: Option<Ending> = None;
+    let ended: Ended = loop {
+        tokio::select! {
+            biased;
+            piece = output.next(), if printing => match piece {
+                Some(Ok(bytes)) => {
+                    log.write(&bytes).await.map_err(|e| Ending::aborted("disk_full", e))?;
+                    if log.is_refused() && cut.is_none() {
+                        cut = Some(Ending::limit("log_limit", "the log is larger than its limit"));
+                        end(shared, attempt, Duration::ZERO).await;
+                    }
+                }
+                Some(Err(error)) => {
+                    tracing::warn!(%error, stage = %key.stage, "output broke off");
+                    printing = false;
+                }
+                None => printing = false,
+            },
+            ended = &mut wait => break ended.map_err(|e| lost(&e))?,
+            () = &mut timeout, if cut.is_none() => {
+                cut = Some(Ending::of(v1::Ending::TimedOut));
+                end(shared, attempt, CANCEL_GRACE).await;
+            }
+            grace = stop_asked(&mut attempt.stop), if cut.is_none() => {
+                cut = Some(Ending::of(v1::Ending::Cancelled));
+                end(shared, attempt, grace).await;
+            }
+            () = tokio::time::sleep(PAUSE), if printing => {
+                log.flush_safe().await.map_err(|e| Ending::aborted("disk_full", e))?;
+            }
+        }
+    };
+    drain(&mut output, printing, log).await?;
+    Ok(match cut {
+        Some(mut ending) => {
+            if ending.ending == v1::Ending::TimedOut {
+                ending.detail = format!("the stage took longer than {} s", limit.as_secs());
+            }
+            ending
+        }
+        None if ended.out_of_memory => {
+            Ending::limit("oom", "the stage used more memory than its limit")
+        }
+        None => Ending::exited(ended.code),
+    })
+}
+
+async fn stop_asked(stop: &mut tokio::sync::watch::Receiver<Option<Stop>>) -> Duration {
+    match stop.wait_for(Option::is_some).await.map(|s| *s) {
+        Ok(Some(Stop::Cancelled(grace))) => grace,
+        Ok(_) => Duration::ZERO,
+        // Nobody can ask any more: the stage goes on to its own end.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// Asks the container to end; the wait that is under way sees it.
+async fn end(shared: &Shared, attempt: &Attempt, grace: Duration) {
+    let (sandbox, key) = (std::sync::Arc::clone(&shared.sandbox), attempt.key.clone());
+    shared.shutdown.spawn("stop stage", async move {
+        if let Err(error) = sandbox.stop(&key, grace).await {
+            tracing::warn!(%error, stage = %key.stage, "the stage cannot be stopped");
+        }
+    });
+}
+
+/// A process that outlives the first one may hold the output open: it gets a little time only.
+async fn drain(
+    output: &mut futures::stream::BoxStream<'static, Result<bytes::Bytes, SandboxError>>,
+    printing: bool,
+    log: &mut LogWriter,
+) -> Result<(), Ending> {
+    if !printing {
+        return Ok(());
+    }
+    let rest = async {
+        while let Some(Ok(bytes)) = output.next().await {
+            log.write(&bytes).await?;
+        }
+        Ok::<(), std::io::Error>(())
+    };
+    match tokio::time::timeout(DRAIN, rest).await {
+        Ok(Err(error)) => Err(Ending::aborted("disk_full", error)),
+        _ => Ok(()),
+    }
+}

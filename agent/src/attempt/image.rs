@@ -1,0 +1,94 @@
+//! An image stage: the workspace's context built into an image, tagged, pushed, recorded by digest.
+
+use std::time::Duration;
+
+use slipway_proto::v1;
+
+use super::execute::lost;
+use super::{Attempt, Ending, Shared, context, prepare};
+use crate::log_stream::LogWriter;
+use crate::sandbox::ImageJob;
+
+/// Builds; both arms are endings.
+pub(super) async fn run(
+    shared: &Shared,
+    attempt: &mut Attempt,
+    log: &mut LogWriter,
+    result: &mut v1::Result,
+) -> Result<Ending, Ending> {
+    let began = shared.clock.monotonic();
+    shared.progress(&attempt.key, v1::Phase::Fetching);
+    prepare::workspace(shared, attempt, log, result).await?;
+    let job = job(shared, attempt)?;
+    if attempt.assign.at_most_once {
+        shared.say(v1::agent_message::Message::Prepared(v1::Prepared {
+            attempt: Some((&attempt.key).into()),
+        }));
+        let _stopping = attempt.go.wait_for(|go| *go).await;
+    }
+    shared.progress(&attempt.key, v1::Phase::Running);
+    let prepared = shared.clock.monotonic();
+    // The builder's words come from a callback that cannot wait: a bounded queue lies between.
+    let (lines, mut printed) = tokio::sync::mpsc::channel::<Vec<u8>>(4_096);
+    let sandbox = std::sync::Arc::clone(&shared.sandbox);
+    let building = async move { sandbox.build(&job, lines).await };
+    let printing = async {
+        while let Some(bytes) = printed.recv().await {
+            if let Err(error) = log.write(&bytes).await {
+                tracing::warn!(%error, "the spool is full");
+            }
+        }
+    };
+    let limit = Duration::from_millis(attempt.spec.timeout_ms);
+    let mut stop = attempt.stop.clone();
+    let built = tokio::select! {
+        (built, ()) = async { tokio::join!(building, printing) } => built.map_err(|e| lost(&e))?,
+        () = tokio::time::sleep(limit) => return Err(Ending::of(v1::Ending::TimedOut)),
+        _ = stop.wait_for(Option::is_some) => return Err(Ending::of(v1::Ending::Cancelled)),
+    };
+    let line = format!("slipway: {}@{}\n", built.repository, built.digest);
+    let _spool_is_full = log.write(line.as_bytes()).await;
+    if !built.reproducible {
+        let line = "slipway: this engine gives no reproducible digests\n";
+        let _spool_is_full = log.write(line.as_bytes()).await;
+    }
+    let tags = attempt.spec.build.as_ref().map(|b| b.tags.clone());
+    result.image = Some(v1::BuiltImage {
+        repository: built.repository,
+        tags: tags.unwrap_or_default(),
+        digest: built.digest,
+        reproducible: built.reproducible,
+    });
+    let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+    result.prepare_ms = millis(prepared - began);
+    result.execute_ms = millis(shared.clock.monotonic() - prepared);
+    Ok(Ending::exited(0))
+}
+
+fn job(shared: &Shared, attempt: &Attempt) -> Result<ImageJob, Ending> {
+    let build = attempt
+        .spec
+        .build
+        .as_ref()
+        .ok_or_else(|| Ending::aborted("sandbox", "the stage builds no image"))?;
+    let dir = shared.workspace(&attempt.key).join(&build.context);
+    let mut context = Vec::new();
+    context::context_tar(
+        &dir,
+        &build.dockerfile,
+        attempt.assign.source_date_epoch,
+        &mut context,
+    )
+    .map_err(|error| Ending::limit("context", error))?;
+    Ok(ImageJob {
+        key: attempt.key.clone(),
+        context: context.into(),
+        dockerfile: build.dockerfile.clone(),
+        tags: build.tags.clone(),
+        push: build.push,
+        platform: build.platforms.first().cloned().unwrap_or_default(),
+        args: build.args.clone(),
+        epoch: attempt.assign.source_date_epoch,
+        limit: Duration::from_millis(attempt.spec.timeout_ms),
+    })
+}

@@ -1,0 +1,110 @@
+//! The workspace of an attempt: the commit's files, and over them what needed stages left.
+
+use std::path::Path;
+
+use slipway_core::digest::Digest;
+use slipway_proto::v1;
+
+use super::{Attempt, Ending, Shared};
+use crate::log_stream::LogWriter;
+use crate::workspace::checkout::{CheckoutError, Wanted, checkout};
+
+/// A workspace that is laid out.
+pub(super) struct Prepared {
+    /// What a later capture is compared with; `None` = nothing is captured.
+    pub(super) base: Option<Digest>,
+}
+
+/// Lays the workspace out in a fresh folder.
+pub(super) async fn workspace(
+    shared: &Shared,
+    attempt: &Attempt,
+    log: &mut LogWriter,
+    result: &mut v1::Result,
+) -> Result<Prepared, Ending> {
+    let dir = shared.workspace(&attempt.key);
+    fresh(&dir).await?;
+    let source = attempt
+        .assign
+        .source
+        .as_ref()
+        .ok_or_else(|| Ending::aborted("checkout", "the assignment names no source"))?;
+    let Some(cache) = &shared.cache else {
+        return Ok(Prepared { base: None });
+    };
+    let lost = |error: slipway_cache_client::CacheError| Ending::aborted("cache", error);
+    let root = match source.root.as_deref().filter(|root| !root.is_empty()) {
+        Some(root) => digest(root)?,
+        None => {
+            let root = fetched(shared, attempt, source, cache).await?;
+            let line = format!(
+                "slipway: fetched {}\n",
+                &source.commit_sha[..7.min(source.commit_sha.len())]
+            );
+            let _spool_is_full = log.write(line.as_bytes()).await;
+            result.source_root = Some(root.to_string());
+            root
+        }
+    };
+    let layers: Vec<Digest> = attempt
+        .assign
+        .input_layers
+        .iter()
+        .map(|layer| digest(layer))
+        .collect::<Result<_, _>>()?;
+    let restored = cache.restore(&dir, &root, &layers).await.map_err(lost)?;
+    Ok(Prepared {
+        base: Some(restored.root),
+    })
+}
+
+fn digest(text: &str) -> Result<Digest, Ending> {
+    text.parse()
+        .map_err(|error| Ending::aborted("cache", error))
+}
+
+async fn fetched(
+    shared: &Shared,
+    attempt: &Attempt,
+    source: &v1::Source,
+    cache: &slipway_cache_client::LocalCache,
+) -> Result<Digest, Ending> {
+    let dir = shared.work_dir.join(format!(
+        "{}-{}.checkout",
+        attempt.key.stage, attempt.key.attempt
+    ));
+    fresh(&dir).await?;
+    let wanted = Wanted {
+        url: &source.repo_url,
+        sha: &source.commit_sha,
+        ref_name: &source.ref_name,
+        depth: source.depth,
+        allowed: &shared.allowed,
+    };
+    let root = match checkout(&dir, &wanted).await {
+        Ok(()) => cache
+            .capture_tree(&dir, false)
+            .await
+            .map_err(|error| Ending::aborted("cache", error)),
+        Err(error @ CheckoutError::CommitGone(_)) => Err(Ending::limit("commit_gone", error)),
+        Err(error) => Err(Ending::aborted("checkout", error)),
+    };
+    remove(&dir).await;
+    root
+}
+
+async fn fresh(dir: &Path) -> Result<(), Ending> {
+    remove(dir).await;
+    tokio::fs::create_dir_all(dir)
+        .await
+        .map_err(|error| Ending::aborted("disk_full", error))
+}
+
+/// Removes a folder of ours and everything in it, following no link.
+pub(crate) async fn remove(dir: &Path) {
+    if let Err(error) = tokio::fs::remove_dir_all(dir).await
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(%error, dir = %dir.display(), "a workspace cannot be removed");
+    }
+}

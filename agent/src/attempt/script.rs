@@ -1,0 +1,59 @@
+//! The shell lines of a stage as one script: the first that fails ends it, and each is announced by a
+//! line of its own, so that a reader can fold the output by command.
+
+/// Puts the script together.
+#[must_use]
+pub(super) fn script(commands: &[String]) -> String {
+    let mut script = String::from("set -e\n");
+    for command in commands {
+        let shown = command.lines().next().unwrap_or_default();
+        let more = if command.lines().count() > 1 {
+            " …"
+        } else {
+            ""
+        };
+        script.push_str(&format!(
+            "printf '%s\\n' {}\n",
+            quoted(&format!("$ {shown}{more}"))
+        ));
+        script.push_str(command);
+        script.push('\n');
+    }
+    script
+}
+
+/// A text as one word of a POSIX shell.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sh(commands: &[&str]) -> (i32, String) {
+        let commands: Vec<String> = commands.iter().map(|c| (*c).to_owned()).collect();
+        let out = std::process::Command::new("sh")
+            .args(["-c", &script(&commands)])
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        (out.status.code().unwrap(), text)
+    }
+
+    #[test]
+    fn each_command_is_announced_and_the_first_failure_ends_the_script() {
+        let (code, out) = sh(&["echo 'it''s'", "x=1\necho $x", "false", "echo never"]);
+        assert_eq!(code, 1);
+        assert_eq!(out, "$ echo 'it''s'\nits\n$ x=1 …\n1\n$ false\n");
+    }
+
+    #[test]
+    fn an_announcement_is_never_executed() {
+        let (code, out) = sh(&["true # $(echo injected) `echo too` '\\''"]);
+        assert_eq!(
+            (code, out.as_str()),
+            (0, "$ true # $(echo injected) `echo too` '\\''\n")
+        );
+    }
+}

@@ -1,0 +1,86 @@
+//! What this host can do, and how pressed it is.
+
+use std::path::Path;
+
+use slipway_proto::v1;
+use sysinfo::{Disks, System};
+
+/// Processors, memory, and the disk that holds `data_dir`.
+#[must_use]
+pub fn facts(data_dir: &Path) -> v1::Facts {
+    let mut system = System::new();
+    system.refresh_memory();
+    let (free, total) = disk(data_dir);
+    v1::Facts {
+        cpus: cpus(),
+        memory_bytes: system.total_memory(),
+        disk_free_bytes: free,
+        disk_total_bytes: total,
+        architecture: std::env::consts::ARCH.to_owned(),
+        ..v1::Facts::default()
+    }
+}
+
+/// Processors that this process may use.
+#[must_use]
+pub fn cpus() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX))
+}
+
+/// The host's name, for people.
+#[must_use]
+pub fn host_name() -> String {
+    System::host_name().unwrap_or_else(|| "agent".to_owned())
+}
+
+/// Free and total bytes of the disk that holds a folder.
+fn disk(dir: &Path) -> (u64, u64) {
+    let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    let disks = Disks::new_with_refreshed_list();
+    disks
+        .iter()
+        .filter(|disk| dir.starts_with(disk.mount_point()))
+        .max_by_key(|disk| disk.mount_point().as_os_str().len())
+        .map_or((0, 0), |disk| (disk.available_space(), disk.total_space()))
+}
+
+/// How pressed the host is now.
+#[must_use]
+pub fn pressure(data_dir: &Path) -> v1::Pressure {
+    let read = |name: &str| {
+        let text = std::fs::read_to_string(format!("/proc/pressure/{name}")).unwrap_or_default();
+        some_avg10(&text)
+    };
+    v1::Pressure {
+        cpu: read("cpu"),
+        memory: read("memory"),
+        disk_free_bytes: disk(data_dir).0,
+    }
+}
+
+/// `some avg10=` of a pressure file; 0 on kernels without it.
+fn some_avg10(text: &str) -> f32 {
+    text.lines()
+        .find_map(|line| line.strip_prefix("some "))
+        .and_then(|line| line.split(' ').find_map(|part| part.strip_prefix("avg10=")))
+        .and_then(|number| number.parse().ok())
+        .unwrap_or(0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pressure_is_the_ten_second_share_of_some() {
+        let text = "some avg10=12.50 avg60=1.00 avg300=0.00 total=1\nfull avg10=99.00 total=1\n";
+        assert!((some_avg10(text) - 12.5).abs() < f32::EPSILON);
+        assert!(some_avg10("").abs() < f32::EPSILON);
+    }
+
+    #[test]
+    fn this_host_has_processors_memory_and_a_disk() {
+        let facts = facts(Path::new("/tmp"));
+        assert!(facts.cpus > 0 && facts.memory_bytes > 0 && facts.disk_total_bytes > 0);
+    }
+}

@@ -1,0 +1,495 @@
+//! The stream to the dispatcher: hello, leases, assignments, results. It drives
+//! `core::lease::holder`, and is opened again, with full jitter, whenever it breaks. What is held goes
+//! on meanwhile.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use slipway_core::lease::grantor::Attempt as Name;
+use slipway_core::lease::holder::{Action, Event, Holder};
+use slipway_core::lease::terms::{LEASE, RENEW, RENEW_RETRY};
+use slipway_core::pipeline::StageSpec;
+use slipway_daemon::{Rng, Shutdown};
+use slipway_proto::DECODE_MAX;
+use slipway_proto::convert::AttemptKey;
+use slipway_proto::v1::agent_message::Message as Out;
+use slipway_proto::v1::agents_client::AgentsClient;
+use slipway_proto::v1::dispatcher_message::Message as In;
+use slipway_proto::v1::{self, AgentMessage};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+
+use crate::attempt::{self, Attempt, Shared, Stop, remove_workspace};
+use crate::capacity;
+use crate::held::Kept;
+
+/// Version of the conversation.
+const VERSION: u32 = 1;
+/// Messages on their way to the wire.
+const OUTGOING: usize = 256;
+/// A result that was not answered is sent again after this.
+const RESULT_RETRY: Duration = Duration::from_secs(5);
+/// Reconnecting: uniform in 0 … 0.5 s × 2ⁿ, at most this.
+const BACK_OFF_MAX: Duration = Duration::from_secs(10);
+/// Longest sleep of the loop.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What the link is made of.
+pub(crate) struct Link {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) channel: Channel,
+    pub(crate) slots: u32,
+    pub(crate) boot_id: String,
+    pub(crate) data_dir: std::path::PathBuf,
+    pub(crate) rng: Rng,
+    /// From attempts, to the dispatcher.
+    pub(crate) outbox: mpsc::Receiver<AgentMessage>,
+    pub(crate) shutdown: Shutdown,
+}
+
+struct Live {
+    stop: watch::Sender<Option<Stop>>,
+    go: watch::Sender<bool>,
+}
+
+struct State {
+    holder: Holder,
+    live: BTreeMap<AttemptKey, Live>,
+    results: BTreeMap<AttemptKey, v1::Result>,
+    finished: mpsc::Sender<(AttemptKey, Option<v1::Result>)>,
+    draining: bool,
+}
+
+fn name(key: &AttemptKey) -> Name {
+    (key.stage.clone(), key.attempt)
+}
+
+impl Link {
+    /// Runs until shutdown and until everything held has been answered for.
+    pub(crate) async fn run(mut self, kept: Vec<Kept>, adopted: Vec<AttemptKey>) {
+        let now = self.shared.clock.ticks();
+        let (finished, mut endings) = mpsc::channel(OUTGOING);
+        let mut state = State {
+            holder: Holder::new(now, LEASE, RENEW, RENEW_RETRY),
+            live: BTreeMap::new(),
+            results: BTreeMap::new(),
+            finished,
+            draining: false,
+        };
+        for held in kept {
+            if let Some(result) = held.result {
+                self.hold(&mut state, &held.key, held.assign.at_most_once);
+                state.results.insert(held.key, result);
+            } else if adopted.contains(&held.key) {
+                self.start(&mut state, held.assign, true);
+            } else {
+                self.shared.held.remove(&held.key);
+            }
+        }
+        let mut failures = 0_u32;
+        loop {
+            let outcome = self.session(&mut state, &mut endings).await;
+            state
+                .holder
+                .handle(self.shared.clock.ticks(), Event::Disconnected);
+            match outcome {
+                Ok(true) => return,
+                Ok(false) => failures = 0,
+                Err(error) => {
+                    failures += 1;
+                    tracing::info!(error = format!("{error:#}"), "no stream to the dispatcher");
+                }
+            }
+            if self.shutdown.has_begun() && state.live.is_empty() && state.results.is_empty() {
+                return;
+            }
+            let limit = Duration::from_millis(500)
+                .saturating_mul(1 << failures.min(6))
+                .min(BACK_OFF_MAX);
+            let wait = self.rng.jitter(limit);
+            self.wait_offline(&mut state, &mut endings, wait).await;
+        }
+    }
+
+    /// Attempts end while there is no stream, too.
+    async fn wait_offline(
+        &mut self,
+        state: &mut State,
+        endings: &mut mpsc::Receiver<(AttemptKey, Option<v1::Result>)>,
+        wait: Duration,
+    ) {
+        let until = tokio::time::sleep(wait);
+        tokio::pin!(until);
+        loop {
+            tokio::select! {
+                () = &mut until => return,
+                ended = endings.recv() => if let Some((key, result)) = ended {
+                    self.ended(state, key, result);
+                },
+                // Nobody hears progress now.
+                _ = self.outbox.recv() => {}
+            }
+        }
+    }
+
+    fn hold(&self, state: &mut State, key: &AttemptKey, at_most_once: bool) {
+        let event = Event::Held {
+            attempt: name(key),
+            repeatable: !at_most_once,
+        };
+        state.holder.handle(self.shared.clock.ticks(), event);
+    }
+
+    /// One stream, until it breaks. `true` when the agent is done for good.
+    async fn session(
+        &mut self,
+        state: &mut State,
+        endings: &mut mpsc::Receiver<(AttemptKey, Option<v1::Result>)>,
+    ) -> anyhow::Result<bool> {
+        let (outgoing, receiver) = mpsc::channel(OUTGOING);
+        let hello = self.hello(state).await;
+        outgoing.send(said(Out::Hello(hello))).await?;
+        let mut request = tonic::Request::new(ReceiverStream::new(receiver));
+        let bearer = self.shared.logs.bearer.clone();
+        request.metadata_mut().insert("authorization", bearer);
+        let mut client =
+            AgentsClient::new(self.channel.clone()).max_decoding_message_size(DECODE_MAX);
+        let mut messages = client.link(request).await?.into_inner();
+        let mut retry = tokio::time::interval(RESULT_RETRY);
+        loop {
+            self.act_on_lease(state, &outgoing).await?;
+            let now = self.shared.clock.ticks();
+            let sleep = state
+                .holder
+                .deadline()
+                .map_or(TICK, |at| at.since(now))
+                .clamp(Duration::from_millis(5), TICK);
+            let done = state.draining && state.live.is_empty() && state.results.is_empty();
+            if done {
+                return Ok(true);
+            }
+            tokio::select! {
+                message = messages.next() => match message.transpose()? {
+                    None => return Ok(false),
+                    Some(message) => {
+                        if let Some(message) = message.message {
+                            self.heard(state, message, &outgoing).await?;
+                        }
+                    }
+                },
+                Some(message) = self.outbox.recv() => outgoing.send(message).await?,
+                Some((key, result)) = endings.recv() => {
+                    self.ended(state, key.clone(), result);
+                    if let Some(result) = state.results.get(&key) {
+                        outgoing.send(said(Out::Result(result.clone()))).await?;
+                    }
+                }
+                _ = retry.tick() => {
+                    for result in state.results.values() {
+                        outgoing.send(said(Out::Result(result.clone()))).await?;
+                    }
+                }
+                () = self.shutdown.cancelled(), if !state.draining => {
+                    state.draining = true;
+                    let draining = v1::Draining {
+                        reason: "the agent was asked to stop".to_owned(),
+                        deadline_ms: None,
+                    };
+                    // Renewals go on until the last result is accepted.
+                    outgoing.send(said(Out::Draining(draining))).await?;
+                }
+                () = tokio::time::sleep(sleep) => {}
+            }
+        }
+    }
+
+    async fn hello(&self, state: &State) -> v1::Hello {
+        let mut facts = capacity::facts(&self.data_dir);
+        match self.shared.sandbox.engine().await {
+            Ok((version, buildkit, reproducible)) => {
+                facts.engine_version = version;
+                facts.buildkit = buildkit;
+                facts.reproducible_images = reproducible;
+            }
+            Err(error) => tracing::warn!(%error, "the container engine does not answer"),
+        }
+        let held = |key: &AttemptKey, what: v1::HeldState| v1::HeldAttempt {
+            attempt: Some(key.into()),
+            state: what.into(),
+        };
+        let mut all: Vec<v1::HeldAttempt> = state
+            .live
+            .keys()
+            .map(|key| held(key, v1::HeldState::Running))
+            .collect();
+        all.extend(
+            state
+                .results
+                .keys()
+                .map(|key| held(key, v1::HeldState::Finished)),
+        );
+        v1::Hello {
+            version: VERSION,
+            boot_id: self.boot_id.clone(),
+            slots: if state.draining { 0 } else { self.slots },
+            labels: std::collections::HashMap::new(),
+            facts: Some(facts),
+            held: all,
+        }
+    }
+
+    /// Fencing comes before speaking.
+    async fn act_on_lease(
+        &self,
+        state: &mut State,
+        outgoing: &mpsc::Sender<AgentMessage>,
+    ) -> anyhow::Result<()> {
+        let now = self.shared.clock.ticks();
+        state.holder.handle(now, Event::Tick);
+        while let Some(action) = state.holder.poll(now) {
+            match action {
+                Action::Fence((stage, attempt)) => {
+                    let key = AttemptKey { stage, attempt };
+                    tracing::warn!(stage = %key.stage, attempt, "killed: another agent may hold it");
+                    self.stop(state, &key, Stop::Fenced);
+                }
+                Action::Renew => {
+                    let held = state
+                        .holder
+                        .held()
+                        .map(|(stage, attempt)| v1::AttemptRef {
+                            stage_id: stage.to_string(),
+                            attempt: *attempt,
+                        })
+                        .collect();
+                    let renew = v1::Renew {
+                        held,
+                        pressure: Some(capacity::pressure(&self.data_dir)),
+                    };
+                    outgoing.send(said(Out::Renew(renew))).await?;
+                    state.holder.handle(now, Event::RenewSent);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn heard(
+        &self,
+        state: &mut State,
+        message: In,
+        outgoing: &mpsc::Sender<AgentMessage>,
+    ) -> anyhow::Result<()> {
+        let now = self.shared.clock.ticks();
+        match message {
+            In::Welcome(welcome) => {
+                let lease = Duration::from_millis(welcome.lease_ms);
+                let renew = Duration::from_millis(welcome.renew_ms);
+                if !lease.is_zero() && !renew.is_zero() {
+                    state.holder.terms(lease, renew);
+                }
+                state.holder.handle(now, Event::Connected);
+                tracing::info!("connected to the dispatcher");
+                for verdict in welcome.verdicts {
+                    self.judged(state, &verdict, outgoing).await?;
+                }
+            }
+            In::Assign(assign) => self.assigned(state, assign, outgoing).await?,
+            In::Go(go) => {
+                if let Ok(key) = AttemptKey::try_from(go.attempt)
+                    && let Some(live) = state.live.get(&key)
+                {
+                    live.go.send_replace(true);
+                }
+            }
+            In::Renewed(renewed) => {
+                state.holder.handle(now, Event::RenewAnswered);
+                for answer in renewed.attempts {
+                    let Ok(key) = AttemptKey::try_from(answer.attempt) else {
+                        continue;
+                    };
+                    if !answer.current && !state.results.contains_key(&key) {
+                        self.stop(state, &key, Stop::Fenced);
+                    } else if answer.cancel {
+                        let grace = Duration::from_millis(answer.grace_ms);
+                        self.stop(state, &key, Stop::Cancelled(grace));
+                    }
+                }
+            }
+            In::Cancel(cancel) => {
+                if let Ok(key) = AttemptKey::try_from(cancel.attempt) {
+                    let grace = Duration::from_millis(cancel.grace_ms);
+                    self.stop(state, &key, Stop::Cancelled(grace));
+                }
+            }
+            In::ResultAck(ack) => self.answered(state, ack),
+            In::Drain(drain) => {
+                tracing::info!(reason = drain.reason, "draining");
+                state.draining = true;
+            }
+            In::Restarting(_) => tracing::info!("the dispatcher restarts"),
+        }
+        Ok(())
+    }
+
+    async fn judged(
+        &self,
+        state: &mut State,
+        verdict: &v1::HeldVerdict,
+        outgoing: &mpsc::Sender<AgentMessage>,
+    ) -> anyhow::Result<()> {
+        let Ok(key) = AttemptKey::try_from(verdict.attempt.clone()) else {
+            return Ok(());
+        };
+        match verdict.verdict() {
+            v1::Verdict::Keep => {}
+            v1::Verdict::SendResult => {
+                if let Some(result) = state.results.get(&key) {
+                    outgoing.send(said(Out::Result(result.clone()))).await?;
+                }
+            }
+            v1::Verdict::Kill | v1::Verdict::Unspecified => {
+                if state.results.remove(&key).is_some() {
+                    self.forget(state, &key);
+                } else {
+                    self.stop(state, &key, Stop::Fenced);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn assigned(
+        &self,
+        state: &mut State,
+        assign: v1::Assign,
+        outgoing: &mpsc::Sender<AgentMessage>,
+    ) -> anyhow::Result<()> {
+        let Ok(key) = AttemptKey::try_from(assign.attempt.clone()) else {
+            return Ok(());
+        };
+        let declined = |reason: &str| {
+            said(Out::Declined(v1::Declined {
+                attempt: assign.attempt.clone(),
+                reason: reason.to_owned(),
+            }))
+        };
+        if state.live.contains_key(&key) || state.results.contains_key(&key) {
+            return Ok(());
+        }
+        if state.draining || state.live.len() >= self.slots as usize {
+            outgoing.send(declined("busy")).await?;
+            return Ok(());
+        }
+        // On disk before anything exists: after a crash the inventory is complete.
+        if let Err(error) = self.shared.held.save_assign(&key, &assign) {
+            tracing::error!(%error, "an assignment cannot be kept");
+            outgoing.send(declined("disk")).await?;
+            return Ok(());
+        }
+        let taken = v1::Taken {
+            attempt: assign.attempt.clone(),
+        };
+        outgoing.send(said(Out::Taken(taken))).await?;
+        self.start(state, assign, false);
+        Ok(())
+    }
+
+    fn start(&self, state: &mut State, assign: v1::Assign, adopted: bool) {
+        let Ok(key) = AttemptKey::try_from(assign.attempt.clone()) else {
+            return;
+        };
+        let spec: StageSpec = match serde_json::from_str(&assign.spec_json) {
+            Ok(spec) => spec,
+            Err(error) => {
+                tracing::error!(%error, stage = %key.stage, "the stage cannot be read");
+                return;
+            }
+        };
+        self.hold(state, &key, assign.at_most_once);
+        let (stop, stopped) = watch::channel(None);
+        let (go, going) = watch::channel(false);
+        state.live.insert(key.clone(), Live { stop, go });
+        let attempt = Attempt {
+            key: key.clone(),
+            assign,
+            spec,
+            stop: stopped,
+            go: going,
+        };
+        let (shared, finished) = (Arc::clone(&self.shared), state.finished.clone());
+        self.shutdown.child().spawn("attempt", async move {
+            let result = attempt::run(&shared, attempt, adopted).await;
+            if let Some(result) = &result
+                && let Err(error) = shared.held.save_result(&key, result)
+            {
+                tracing::error!(%error, stage = %key.stage, "a result cannot be kept");
+            }
+            let _stopping = finished.send((key, result)).await;
+        });
+    }
+
+    fn stop(&self, state: &State, key: &AttemptKey, why: Stop) {
+        if let Some(live) = state.live.get(key) {
+            live.stop.send_if_modified(|known| {
+                // A fence overrides a cancel; nothing overrides a fence.
+                let stronger = known.is_none() || (why == Stop::Fenced && *known != Some(why));
+                if stronger {
+                    *known = Some(why);
+                }
+                stronger
+            });
+        }
+    }
+
+    fn ended(&self, state: &mut State, key: AttemptKey, result: Option<v1::Result>) {
+        state.live.remove(&key);
+        match result {
+            Some(result) => {
+                state.results.insert(key.clone(), result);
+            }
+            None => self.forget(state, &key),
+        }
+        self.clean(key);
+    }
+
+    fn answered(&self, state: &mut State, ack: v1::ResultAck) {
+        let acceptance = ack.acceptance();
+        let Ok(key) = AttemptKey::try_from(ack.attempt) else {
+            return;
+        };
+        if acceptance == v1::Acceptance::Invalid {
+            tracing::error!(stage = %key.stage, detail = ack.detail, "a result was refused");
+        }
+        if state.results.remove(&key).is_some() {
+            self.forget(state, &key);
+        }
+    }
+
+    fn forget(&self, state: &mut State, key: &AttemptKey) {
+        state
+            .holder
+            .handle(self.shared.clock.ticks(), Event::Released(name(key)));
+        self.shared.held.remove(key);
+    }
+
+    /// Off the path of the result: container, network, workspace.
+    fn clean(&self, key: AttemptKey) {
+        let shared = Arc::clone(&self.shared);
+        self.shutdown.child().spawn("clean up", async move {
+            if let Err(error) = shared.sandbox.remove(&key).await {
+                tracing::warn!(%error, stage = %key.stage, "the container cannot be removed yet");
+            }
+            remove_workspace(&shared, &key).await;
+        });
+    }
+}
+
+fn said(message: Out) -> AgentMessage {
+    AgentMessage {
+        message: Some(message),
+    }
+}

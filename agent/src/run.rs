@@ -1,0 +1,222 @@
+//! The composition root of the agent.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures::FutureExt as _;
+use slipway_cache_client::LocalCache;
+use slipway_daemon::listen::{self, Limits};
+use slipway_daemon::{Clock, Health, Rng, Shutdown};
+use slipway_docker::Engine;
+use slipway_proto::v1::AgentMessage;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::attempt::Shared;
+use crate::capacity;
+use crate::config::Config;
+use crate::held::Held;
+use crate::identity::Identity;
+use crate::link::Link;
+use crate::log_stream::Destination;
+use crate::sandbox::Sandbox;
+use crate::sandbox::docker::{DockerSandbox, Logins};
+
+/// Messages of attempts that wait for the stream.
+const OUTBOX: usize = 1_024;
+/// Between two tries to join.
+const JOIN_RETRY: Duration = Duration::from_secs(1);
+
+/// What the caller provides; fakes in tests and benches.
+pub struct Parts {
+    /// Where stages are executed; `None` = Docker, as the settings say.
+    pub sandbox: Option<Arc<dyn Sandbox>>,
+    /// Whether workspaces are content; without it stages begin in an empty folder.
+    pub content: bool,
+    /// Logins of image registries.
+    pub logins: Logins,
+    /// Time.
+    pub clock: Clock,
+    /// Randomness.
+    pub rng: Rng,
+    /// Health and metrics.
+    pub health: Health,
+}
+
+impl Parts {
+    /// The real ones. Without a registry adapter nobody logs in anywhere.
+    #[must_use]
+    pub fn real() -> Self {
+        Self {
+            sandbox: None,
+            content: true,
+            logins: Arc::new(|_| futures::future::ready(None).boxed()),
+            clock: Clock::system(),
+            rng: Rng::system(),
+            health: Health::new(),
+        }
+    }
+}
+
+/// Builds the real adapters and serves until shutdown.
+///
+/// # Errors
+/// When the agent cannot join, or its folder cannot be used.
+pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+    serve(config, Parts::real(), shutdown).await
+}
+
+fn channel(address: &str) -> anyhow::Result<Channel> {
+    // A half-open connection is noticed within half a minute.
+    Ok(Endpoint::from_shared(address.to_owned())
+        .with_context(|| format!("`{address}` is no address"))?
+        .connect_timeout(Duration::from_secs(5))
+        .http2_keep_alive_interval(Duration::from_secs(10))
+        .keep_alive_timeout(Duration::from_secs(20))
+        .keep_alive_while_idle(true)
+        .tcp_nodelay(true)
+        .connect_lazy())
+}
+
+/// Serves until shutdown, and until everything held has been answered for.
+///
+/// # Errors
+/// When the agent cannot join, or its folder cannot be used.
+pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::Result<()> {
+    let dirs = ["held", "work", "spool"].map(|name| config.data_dir.join(name));
+    for dir in &dirs {
+        std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+    }
+    let [held_dir, work_dir, spool_dir] = dirs;
+    let work_dir = work_dir.canonicalize()?;
+    let control = channel(&config.dispatcher)?;
+    let Some(identity) = join(&config, &control, &shutdown).await? else {
+        return Ok(());
+    };
+    let sandbox = match parts.sandbox {
+        Some(sandbox) => sandbox,
+        None => docker(&config, &identity.agent_id, &parts.rng, parts.logins)?,
+    };
+    let (outbox, messages) = mpsc::channel::<AgentMessage>(OUTBOX);
+    let held = Held::open(&held_dir)?;
+    let shared = Arc::new(Shared {
+        sandbox: Arc::clone(&sandbox),
+        cache: if parts.content {
+            Some(LocalCache::new(&config.cache)?)
+        } else {
+            None
+        },
+        held: held.clone(),
+        work_dir,
+        spool_dir,
+        allowed: config.allowed_sources.clone(),
+        logs: Destination {
+            // A connection of its own: a full window of output never delays a renewal.
+            channel: channel(&config.dispatcher)?,
+            bearer: identity.bearer()?,
+        },
+        clock: parts.clock.clone(),
+        shutdown: shutdown.child(),
+        outbox,
+    });
+    let kept = held.all()?;
+    let adopted = inventory(&sandbox, &kept).await;
+    if !config.health_address.is_empty() {
+        let listener = TcpListener::bind(&config.health_address)
+            .await
+            .with_context(|| format!("cannot listen on {}", config.health_address))?;
+        let serving = listen::serve(
+            listener,
+            parts.health.routes(),
+            Limits::default(),
+            shutdown.clone(),
+        );
+        shutdown.spawn("health", serving);
+    }
+    let slots = if config.slots == 0 {
+        capacity::cpus()
+    } else {
+        config.slots
+    };
+    let link = Link {
+        shared,
+        channel: control,
+        slots,
+        boot_id: hex::encode(parts.rng.bytes::<16>()),
+        data_dir: config.data_dir.clone(),
+        rng: parts.rng,
+        outbox: messages,
+        shutdown,
+    };
+    link.run(kept, adopted).await;
+    Ok(())
+}
+
+/// Joins, waiting for a dispatcher that is not there yet. `None` when the agent is to stop before.
+async fn join(
+    config: &Config,
+    channel: &Channel,
+    shutdown: &Shutdown,
+) -> anyhow::Result<Option<Identity>> {
+    let name = if config.name.is_empty() {
+        capacity::host_name()
+    } else {
+        config.name.clone()
+    };
+    loop {
+        let joined = Identity::load_or_join(&config.data_dir, channel, &config.join_token, &name);
+        match joined.await {
+            Ok(identity) => return Ok(Some(identity)),
+            Err(error) if error.to_string().contains("join_token") => return Err(error),
+            Err(error) if config.join_token.is_empty() => return Err(error),
+            Err(error) => tracing::info!("cannot join yet: {error:#}"),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(None),
+            () = tokio::time::sleep(JOIN_RETRY) => {}
+        }
+    }
+}
+
+fn docker(
+    config: &Config,
+    agent_id: &str,
+    rng: &Rng,
+    logins: Logins,
+) -> anyhow::Result<Arc<dyn Sandbox>> {
+    let socket = (!config.docker.is_empty()).then_some(config.docker.as_str());
+    let engine = Engine::connect(socket)?;
+    Ok(Arc::new(DockerSandbox::new(
+        engine,
+        agent_id.to_owned(),
+        rng.clone(),
+        logins,
+    )))
+}
+
+/// Which held attempts still have their container; containers that nobody holds are removed.
+async fn inventory(
+    sandbox: &Arc<dyn Sandbox>,
+    kept: &[crate::held::Kept],
+) -> Vec<slipway_proto::convert::AttemptKey> {
+    let there = match sandbox.held().await {
+        Ok(there) => there,
+        Err(error) => {
+            tracing::warn!(%error, "the container engine does not answer; nothing is re-adopted");
+            return Vec::new();
+        }
+    };
+    let mut adopted = Vec::new();
+    for key in there {
+        let held = kept.iter().any(|k| k.key == key && k.result.is_none());
+        if held {
+            tracing::info!(stage = %key.stage, attempt = key.attempt, "re-adopting a container");
+            adopted.push(key);
+        } else if let Err(error) = sandbox.remove(&key).await {
+            tracing::warn!(%error, stage = %key.stage, "an orphan cannot be removed");
+        }
+    }
+    adopted
+}

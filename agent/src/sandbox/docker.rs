@@ -1,0 +1,455 @@
+//! Stages in Docker. One container per attempt, with a network of its own when it has services;
+//! everything carries this installation's labels, and is found again by them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use slipway_core::pipeline::ServiceSpec;
+use slipway_daemon::Rng;
+use slipway_docker::labels::{ATTEMPT, INSTALL, PURPOSE, STAGE};
+use slipway_docker::{
+    BuildRequest, ContainerSpec, Credentials, DockerError, Engine, EngineFacts, LogDriver,
+    MountSpec, NetworkSpec,
+};
+use slipway_proto::convert::AttemptKey;
+use tokio::sync::{OnceCell, mpsc};
+
+use super::profile::confine;
+use super::{Ended, ImageJob, ImageMade, Sandbox, SandboxError, StageRun};
+
+/// Longest pull.
+const PULL_LIMIT: Duration = Duration::from_secs(900);
+/// Longest push.
+const PUSH_LIMIT: Duration = Duration::from_secs(900);
+/// How long a service may take to become ready.
+const READY_LIMIT: Duration = Duration::from_secs(60);
+/// Between two looks at a service.
+const READY_EVERY: Duration = Duration::from_millis(250);
+/// Output that the engine keeps of one stage: the log's own limit, and room.
+const OUTPUT_KEPT: u64 = 300 * 1024 * 1024;
+
+/// Logins by image registry host.
+pub type Logins = std::sync::Arc<
+    dyn Fn(&str) -> futures::future::BoxFuture<'static, Option<Credentials>> + Send + Sync,
+>;
+
+/// The adapter.
+#[derive(Clone)]
+pub struct DockerSandbox {
+    engine: Engine,
+    install: String,
+    rng: Rng,
+    logins: Logins,
+    facts: std::sync::Arc<OnceCell<EngineFacts>>,
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "map_err's shape")]
+fn failed(error: DockerError) -> SandboxError {
+    SandboxError::Engine(error.to_string())
+}
+
+impl DockerSandbox {
+    /// Over an engine. `install` names whose containers these are: the agent's id.
+    #[must_use]
+    pub fn new(engine: Engine, install: String, rng: Rng, logins: Logins) -> Self {
+        Self {
+            engine,
+            install,
+            rng,
+            logins,
+            facts: std::sync::Arc::default(),
+        }
+    }
+
+    async fn facts(&self) -> Result<&EngineFacts, SandboxError> {
+        self.facts
+            .get_or_try_init(|| self.engine.facts())
+            .await
+            .map_err(failed)
+    }
+
+    fn labels(&self, key: &AttemptKey, purpose: &str) -> BTreeMap<String, String> {
+        BTreeMap::from([
+            (INSTALL.to_owned(), self.install.clone()),
+            (STAGE.to_owned(), key.stage.to_string()),
+            (ATTEMPT.to_owned(), key.attempt.to_string()),
+            (PURPOSE.to_owned(), purpose.to_owned()),
+        ])
+    }
+
+    async fn service(
+        &self,
+        run: &StageRun,
+        service: &ServiceSpec,
+        variables: &BTreeMap<String, String>,
+    ) -> Result<(), SandboxError> {
+        let confinement = confine(slipway_core::pipeline::Sandbox::Standard);
+        let spec = ContainerSpec {
+            name: format!("{}-{}", name(&run.key), service.name),
+            image: service.image.clone(),
+            command: service.command.clone(),
+            env: variables.clone(),
+            labels: self.labels(&run.key, "service"),
+            limits: confinement.limits,
+            security: confinement.security,
+            network: NetworkSpec {
+                name: name(&run.key),
+                aliases: vec![service.name.clone()],
+                publish: Vec::new(),
+            },
+            log: LogDriver::Local {
+                max_bytes: 10 << 20,
+            },
+            ..ContainerSpec::default()
+        };
+        let id = self.engine.create_container(&spec).await.map_err(failed)?;
+        self.engine.start_container(&id).await.map_err(failed)?;
+        match &service.ready {
+            None => Ok(()),
+            Some(command) => self.wait_ready(service, &id, command).await,
+        }
+    }
+
+    async fn wait_ready(
+        &self,
+        service: &ServiceSpec,
+        id: &str,
+        command: &str,
+    ) -> Result<(), SandboxError> {
+        let mut last = String::new();
+        let waiting = async {
+            loop {
+                let check = ["sh", "-c", command];
+                match self.engine.exec(id, &check, READY_LIMIT).await {
+                    Ok(result) if result.exit_code == 0 => return,
+                    Ok(result) => last = String::from_utf8_lossy(&result.output).into_owned(),
+                    Err(error) => last = error.to_string(),
+                }
+                tokio::time::sleep(READY_EVERY).await;
+            }
+        };
+        let ready = tokio::time::timeout(READY_LIMIT, waiting).await.is_ok();
+        if ready {
+            return Ok(());
+        }
+        Err(SandboxError::ServiceNotReady {
+            name: service.name.clone(),
+            limit: READY_LIMIT,
+            output: last.chars().take(300).collect(),
+        })
+    }
+
+    /// What was asked for must be in force, or nothing is executed.
+    async fn check_confined(&self, id: &str, spec: &ContainerSpec) -> Result<(), SandboxError> {
+        let view = self.engine.inspect_container(id).await.map_err(failed)?;
+        let got = &view.in_force;
+        let mut wrong = Vec::new();
+        if got.privileged {
+            wrong.push("privileged");
+        }
+        if got.limits.memory_bytes != spec.limits.memory_bytes {
+            wrong.push("memory");
+        }
+        if got.limits.pids != spec.limits.pids {
+            wrong.push("pids");
+        }
+        if !got.security.cap_drop.iter().any(|cap| cap == "ALL") {
+            wrong.push("capabilities");
+        }
+        if got.security.read_only_root != spec.security.read_only_root {
+            wrong.push("read-only root");
+        }
+        if !got
+            .security
+            .options
+            .iter()
+            .any(|o| o.starts_with("no-new-privileges"))
+        {
+            wrong.push("no-new-privileges");
+        }
+        if wrong.is_empty() {
+            Ok(())
+        } else {
+            Err(SandboxError::NotConfined(wrong.join(", ")))
+        }
+    }
+
+    async fn push(
+        &self,
+        job: &ImageJob,
+        printed: &mpsc::Sender<Vec<u8>>,
+    ) -> Result<String, SandboxError> {
+        let mut digest = String::new();
+        for tag in &job.tags {
+            let (repository, version) = split_tag(tag);
+            let login = (self.logins)(host_of(tag)).await;
+            digest = self
+                .engine
+                .push_image(repository, version, login.as_ref(), PUSH_LIMIT, |line| {
+                    let _full = printed.try_send(format!("{line}\n").into_bytes());
+                })
+                .await
+                .map_err(|e| SandboxError::Build(format!("pushing {tag} failed: {e}")))?;
+        }
+        Ok(digest)
+    }
+}
+
+/// The name of everything of an attempt: ids of ours and nothing else.
+fn name(key: &AttemptKey) -> String {
+    format!("slipway-{}-{}", key.stage, key.attempt).to_lowercase()
+}
+
+fn stage_name(key: &AttemptKey) -> String {
+    format!("{}-stage", name(key))
+}
+
+/// `repository` and `tag` of a reference.
+fn split_tag(reference: &str) -> (&str, &str) {
+    match reference.rsplit_once(':') {
+        Some((repository, tag)) if !tag.contains('/') => (repository, tag),
+        _ => (reference, "latest"),
+    }
+}
+
+/// The image registry of a reference; empty = the engine's default one.
+fn host_of(reference: &str) -> &str {
+    match reference.split_once('/') {
+        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,
+        _ => "",
+    }
+}
+
+#[async_trait]
+impl Sandbox for DockerSandbox {
+    async fn engine(&self) -> Result<(String, bool, bool), SandboxError> {
+        let facts = self.facts().await?;
+        Ok((
+            facts.version.clone(),
+            facts.buildkit,
+            facts.reproducible_images,
+        ))
+    }
+
+    async fn ensure_image(&self, image: &str) -> Result<(), SandboxError> {
+        match self.engine.inspect_image(image).await {
+            Ok(_) => return Ok(()),
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(failed(error)),
+        }
+        let login = (self.logins)(host_of(image)).await;
+        self.engine
+            .pull_image(image, login.as_ref(), PULL_LIMIT, |_| {})
+            .await
+            .map_err(|error| SandboxError::Image {
+                image: image.to_owned(),
+                reason: error.to_string(),
+            })
+    }
+
+    async fn create(&self, run: &StageRun) -> Result<(), SandboxError> {
+        let confinement = confine(run.profile);
+        let mut network = NetworkSpec::default();
+        if !run.services.is_empty() {
+            let labels = self.labels(&run.key, "network");
+            self.engine
+                .create_network(&name(&run.key), &labels, false)
+                .await
+                .map_err(failed)?;
+            network.name = name(&run.key);
+            network.aliases = vec!["stage".to_owned()];
+        } else if run.profile == slipway_core::pipeline::Sandbox::Strict {
+            network.name = "none".to_owned();
+        }
+        let services = run
+            .services
+            .iter()
+            .map(|(service, variables)| self.service(run, service, variables));
+        futures::future::try_join_all(services).await?;
+        let spec = ContainerSpec {
+            name: stage_name(&run.key),
+            image: run.image.clone(),
+            entrypoint: Some(vec!["sh".to_owned(), "-c".to_owned()]),
+            command: vec![run.script.clone()],
+            env: run.environment.clone(),
+            labels: self.labels(&run.key, "stage"),
+            workdir: Some("/workspace".to_owned()),
+            user: confinement.user,
+            limits: confinement.limits,
+            security: confinement.security,
+            mounts: vec![MountSpec::Bind {
+                source: run.workspace.display().to_string(),
+                target: "/workspace".to_owned(),
+                read_only: false,
+            }],
+            tmpfs: confinement.tmpfs,
+            network,
+            log: LogDriver::Local {
+                max_bytes: OUTPUT_KEPT,
+            },
+            ..ContainerSpec::default()
+        };
+        let id = self.engine.create_container(&spec).await.map_err(failed)?;
+        self.check_confined(&id, &spec).await
+    }
+
+    async fn start(&self, key: &AttemptKey) -> Result<(), SandboxError> {
+        self.engine
+            .start_container(&stage_name(key))
+            .await
+            .map_err(failed)
+    }
+
+    fn output(&self, key: &AttemptKey) -> BoxStream<'static, Result<Bytes, SandboxError>> {
+        self.engine
+            .follow_logs(&stage_name(key))
+            .map(|item| item.map(|(_, bytes)| bytes).map_err(failed))
+            .boxed()
+    }
+
+    async fn wait(&self, key: &AttemptKey) -> Result<Ended, SandboxError> {
+        let name = stage_name(key);
+        let code = self
+            .engine
+            .wait_exit(&name)
+            .exit_code()
+            .await
+            .map_err(failed)?;
+        // Only a killed process may have been killed for memory.
+        let out_of_memory = code == 137
+            && self
+                .engine
+                .inspect_container(&name)
+                .await
+                .map_err(failed)?
+                .oom_killed;
+        Ok(Ended {
+            code,
+            out_of_memory,
+        })
+    }
+
+    async fn stop(&self, key: &AttemptKey, grace: Duration) -> Result<(), SandboxError> {
+        match self.engine.stop_container(&stage_name(key), grace).await {
+            Err(error) if !error.is_not_found() => Err(failed(error)),
+            _ => Ok(()),
+        }
+    }
+
+    async fn remove(&self, key: &AttemptKey) -> Result<(), SandboxError> {
+        let attempt = key.attempt.to_string();
+        let own = [
+            (INSTALL, self.install.as_str()),
+            (STAGE, key.stage.as_str()),
+            (ATTEMPT, attempt.as_str()),
+        ];
+        let containers = self.engine.list_containers(&own).await.map_err(failed)?;
+        for container in &containers {
+            self.engine
+                .remove_container(&container.id)
+                .await
+                .map_err(failed)?;
+        }
+        // Only attempts with services have a network.
+        if containers.len() > 1 {
+            self.engine
+                .remove_network(&name(key))
+                .await
+                .map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    async fn held(&self) -> Result<Vec<AttemptKey>, SandboxError> {
+        let own = [(INSTALL, self.install.as_str()), (PURPOSE, "stage")];
+        let containers = self.engine.list_containers(&own).await.map_err(failed)?;
+        Ok(containers
+            .into_iter()
+            .filter_map(|c| {
+                let stage = c.labels.get(STAGE)?.parse().ok()?;
+                let attempt = c.labels.get(ATTEMPT)?.parse().ok()?;
+                Some(AttemptKey { stage, attempt })
+            })
+            .collect())
+    }
+
+    async fn build(
+        &self,
+        job: &ImageJob,
+        printed: mpsc::Sender<Vec<u8>>,
+    ) -> Result<ImageMade, SandboxError> {
+        let facts = self.facts().await?.clone();
+        let first = job
+            .tags
+            .first()
+            .ok_or_else(|| SandboxError::Build("the image has no tag".to_owned()))?;
+        let mut credentials = BTreeMap::new();
+        for tag in &job.tags {
+            if let Some(login) = (self.logins)(host_of(tag)).await {
+                credentials.insert(host_of(tag).to_owned(), login);
+            }
+        }
+        let request = BuildRequest {
+            context: job.context.clone(),
+            dockerfile: job.dockerfile.clone(),
+            tag: first.clone(),
+            args: job.args.clone(),
+            // None: whatever differs between two builds of one commit would change the digest.
+            labels: BTreeMap::new(),
+            source_date_epoch: job.epoch,
+            platform: job.platform.clone(),
+            credentials,
+            session: hex::encode(self.rng.bytes::<16>()),
+            limit: job.limit,
+        };
+        let built = self
+            .engine
+            .build_image(&request, &facts, |bytes| {
+                // The callback cannot wait: a reader far behind loses lines of the builder.
+                let _full = printed.try_send(bytes.to_vec());
+            })
+            .await
+            .map_err(|e| SandboxError::Build(e.to_string()))?;
+        for tag in job.tags.iter().skip(1) {
+            let (repository, version) = split_tag(tag);
+            self.engine
+                .tag_image(first, repository, version)
+                .await
+                .map_err(failed)?;
+        }
+        let digest = if job.push {
+            self.push(job, &printed).await?
+        } else {
+            built.id.clone()
+        };
+        Ok(ImageMade {
+            repository: split_tag(first).0.to_owned(),
+            digest,
+            reproducible: built.reproducible,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reference_is_split_at_its_tag_and_not_at_its_port() {
+        assert_eq!(
+            split_tag("127.0.0.1:5000/shop:abc"),
+            ("127.0.0.1:5000/shop", "abc")
+        );
+        assert_eq!(
+            split_tag("127.0.0.1:5000/shop"),
+            ("127.0.0.1:5000/shop", "latest")
+        );
+        assert_eq!(host_of("127.0.0.1:5000/shop:abc"), "127.0.0.1:5000");
+        assert_eq!(host_of("busybox:1"), "");
+        assert_eq!(host_of("library/busybox:1"), "");
+    }
+}

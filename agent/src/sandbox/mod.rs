@@ -1,0 +1,142 @@
+//! Where commands are executed: port [`Sandbox`], its Docker adapter, and a fake.
+//!
+//! A sandbox is created before anything is executed in it, keeps its output until it is removed, and
+//! survives the agent. It never decides what an ending means.
+
+pub mod docker;
+pub mod fake;
+pub mod profile;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use slipway_core::pipeline::{Sandbox as Profile, ServiceSpec};
+use slipway_proto::convert::AttemptKey;
+use tokio::sync::mpsc;
+
+/// What a sandbox cannot do.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// The image cannot be had.
+    #[error("image `{image}` cannot be pulled: {reason}")]
+    Image {
+        /// Which.
+        image: String,
+        /// Why.
+        reason: String,
+    },
+    /// A service never became ready.
+    #[error("service `{name}` was not ready within {limit:?}: {output}")]
+    ServiceNotReady {
+        /// Which.
+        name: String,
+        /// How long it was waited for.
+        limit: Duration,
+        /// What its check said last.
+        output: String,
+    },
+    /// The limits that were asked for are not in force.
+    #[error("the engine did not put the sandbox's limits in force: {0}")]
+    NotConfined(String),
+    /// An image cannot be built or pushed.
+    #[error("{0}")]
+    Build(String),
+    /// The engine failed.
+    #[error("the container engine failed: {0}")]
+    Engine(String),
+}
+
+/// What is to be executed.
+#[derive(Clone, Debug)]
+pub struct StageRun {
+    /// Which attempt.
+    pub key: AttemptKey,
+    /// Image reference.
+    pub image: String,
+    /// One shell script.
+    pub script: String,
+    /// Every variable, secrets among them.
+    pub environment: BTreeMap<String, String>,
+    /// The folder that becomes `/workspace`.
+    pub workspace: PathBuf,
+    /// How much it may.
+    pub profile: Profile,
+    /// Containers beside it: (service, its variables).
+    pub services: Vec<(ServiceSpec, BTreeMap<String, String>)>,
+}
+
+/// How a stage's container ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Exit code.
+    pub code: i64,
+    /// Whether the kernel killed something in it for memory.
+    pub out_of_memory: bool,
+}
+
+/// An image to be built and pushed.
+#[derive(Clone, Debug)]
+pub struct ImageJob {
+    /// Which attempt.
+    pub key: AttemptKey,
+    /// The context, as one deterministic tar.
+    pub context: Bytes,
+    /// Path inside the context.
+    pub dockerfile: String,
+    /// Full references.
+    pub tags: Vec<String>,
+    /// Whether to push them.
+    pub push: bool,
+    /// `linux/amd64`; empty = the engine's own.
+    pub platform: String,
+    /// Build arguments.
+    pub args: BTreeMap<String, String>,
+    /// Seconds since 1970 of the commit.
+    pub epoch: i64,
+    /// Longest time.
+    pub limit: Duration,
+}
+
+/// An image that was built.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageMade {
+    /// Repository without tag.
+    pub repository: String,
+    /// `sha256:…` as the image registry knows it; the engine's own id when it was not pushed.
+    pub digest: String,
+    /// Whether the same input gives the same digest again.
+    pub reproducible: bool,
+}
+
+/// Containers of attempts.
+#[async_trait]
+pub trait Sandbox: Send + Sync {
+    /// What the engine can do: (version, BuildKit, reproducible images).
+    async fn engine(&self) -> Result<(String, bool, bool), SandboxError>;
+    /// Makes the image available.
+    async fn ensure_image(&self, image: &str) -> Result<(), SandboxError>;
+    /// Creates everything for a stage; nothing of the stage is executed yet.
+    async fn create(&self, run: &StageRun) -> Result<(), SandboxError>;
+    /// Executes.
+    async fn start(&self, key: &AttemptKey) -> Result<(), SandboxError>;
+    /// Everything printed since the beginning, then what comes; ends with the container.
+    fn output(&self, key: &AttemptKey) -> BoxStream<'static, Result<Bytes, SandboxError>>;
+    /// Waits for the end.
+    async fn wait(&self, key: &AttemptKey) -> Result<Ended, SandboxError>;
+    /// Ends it: SIGTERM, then SIGKILL after `grace`.
+    async fn stop(&self, key: &AttemptKey, grace: Duration) -> Result<(), SandboxError>;
+    /// Removes everything of an attempt; fine when nothing is there.
+    async fn remove(&self, key: &AttemptKey) -> Result<(), SandboxError>;
+    /// Attempts that have a stage container now.
+    async fn held(&self) -> Result<Vec<AttemptKey>, SandboxError>;
+    /// Builds and pushes an image; `printed` gets what the builder prints.
+    async fn build(
+        &self,
+        job: &ImageJob,
+        printed: mpsc::Sender<Vec<u8>>,
+    ) -> Result<ImageMade, SandboxError>;
+}

@@ -1,0 +1,89 @@
+//! The profiles: how much a stage's container may. No profile is privileged or sees the engine.
+
+use std::collections::BTreeMap;
+
+use slipway_core::pipeline::Sandbox as Profile;
+use slipway_docker::{Limits, Security};
+
+const GIB: u64 = 1 << 30;
+const MIB: u64 = 1 << 20;
+
+/// Limits, rights, memory file systems and user of a profile.
+pub struct Confinement {
+    /// Resource limits.
+    pub limits: Limits,
+    /// What it may.
+    pub security: Security,
+    /// Memory file systems.
+    pub tmpfs: BTreeMap<String, String>,
+    /// `uid:gid`; `None` = the image's.
+    pub user: Option<String>,
+}
+
+/// What a profile comes to.
+#[must_use]
+pub fn confine(profile: Profile) -> Confinement {
+    match profile {
+        Profile::Strict => strict(),
+        // What `trusted` adds is named by an administrator per project; none is named yet.
+        Profile::Standard | Profile::Trusted => standard(),
+    }
+}
+
+fn words(list: &[&str]) -> Vec<String> {
+    list.iter().map(|word| (*word).to_owned()).collect()
+}
+
+fn strict() -> Confinement {
+    Confinement {
+        limits: Limits {
+            memory_bytes: 2 * GIB,
+            nano_cpus: 1_000_000_000,
+            pids: 512,
+            shm_bytes: 64 * MIB,
+            nofile: 4_096,
+            oom_score_adj: Some(800),
+        },
+        security: Security {
+            cap_drop: words(&["ALL"]),
+            cap_add: Vec::new(),
+            options: words(&["no-new-privileges:true"]),
+            read_only_root: true,
+            init: true,
+        },
+        tmpfs: BTreeMap::from([
+            (
+                "/tmp".to_owned(),
+                "rw,nosuid,nodev,size=1g,mode=1777".to_owned(),
+            ),
+            (
+                "/run".to_owned(),
+                "rw,nosuid,nodev,noexec,size=64m".to_owned(),
+            ),
+        ]),
+        user: Some("65532:65532".to_owned()),
+    }
+}
+
+fn standard() -> Confinement {
+    Confinement {
+        limits: Limits {
+            memory_bytes: 4 * GIB,
+            nano_cpus: 2_000_000_000,
+            pids: 4_096,
+            shm_bytes: 64 * MIB,
+            nofile: 65_536,
+            oom_score_adj: Some(500),
+        },
+        security: Security {
+            cap_drop: words(&["ALL"]),
+            // The five that installing packages as root needs.
+            cap_add: words(&["CHOWN", "DAC_OVERRIDE", "FOWNER", "SETUID", "SETGID"]),
+            options: words(&["no-new-privileges:true"]),
+            read_only_root: false,
+            init: true,
+        },
+        tmpfs: BTreeMap::new(),
+        user: None,
+    }
+}

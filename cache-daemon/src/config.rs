@@ -1,0 +1,19 @@
+//! Settings of the cache daemon.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+/// Settings; their meaning is in `default-config.toml`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where blobs and the index live.
+    pub directory: PathBuf,
+    /// The unix socket for the agent.
+    pub socket: PathBuf,
+    /// Bytes on disk above which blobs leave.
+    pub quota_bytes: u64,
+    /// Health and metrics; empty = none.
+    pub health_address: String,
+}

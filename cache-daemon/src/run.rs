@@ -1,0 +1,96 @@
+//! The composition root: store opened, door opened, eviction looping.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use slipway_daemon::{Clock, Shutdown, health::Health, listen};
+use tokio::net::{TcpListener, UnixListener};
+
+use crate::blobs::Disk;
+use crate::index::{BlobIndex, SledIndex};
+use crate::{Config, Store, server};
+
+/// How often eviction looks at the store without being asked.
+const EVICTION_EVERY: Duration = Duration::from_secs(60);
+/// How long open requests may take once stopping was asked for.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// What the daemon is made of; the caller chooses.
+pub struct Parts {
+    /// Time.
+    pub clock: Clock,
+    /// Which blobs there are.
+    pub index: Box<dyn BlobIndex>,
+}
+
+/// Runs the daemon on its real parts until `shutdown`.
+///
+/// # Errors
+/// When the directory, the socket or the health address cannot be used.
+pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+    std::fs::create_dir_all(&config.directory)
+        .with_context(|| format!("cannot make {}", config.directory.display()))?;
+    let index = SledIndex::open(&config.directory.join("index.sled")).await;
+    let parts = Parts {
+        clock: Clock::system(),
+        index: Box::new(index),
+    };
+    serve(config, parts, shutdown).await
+}
+
+/// Runs the daemon on the given parts until `shutdown`.
+///
+/// # Errors
+/// When the directory, the socket or the health address cannot be used.
+pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::Result<()> {
+    let disk = Disk::open(&config.directory).context("cannot open the blob directory")?;
+    let store = Store::open(disk, parts.index, parts.clock, config.quota_bytes);
+    let store = Arc::new(store);
+    if !config.health_address.is_empty() {
+        let listener = TcpListener::bind(&config.health_address)
+            .await
+            .with_context(|| format!("cannot listen on {}", config.health_address))?;
+        let routes = Health::new().routes();
+        let limits = listen::Limits::default();
+        let stop = shutdown.clone();
+        shutdown.spawn("health", listen::serve(listener, routes, limits, stop));
+    }
+    let listener = open_socket(&config.socket)?;
+    tracing::info!(socket = %config.socket.display(), "cache listens");
+    let evicting = Arc::clone(&store);
+    let stop = shutdown.clone();
+    shutdown.spawn("eviction", async move {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(EVICTION_EVERY) => {}
+            }
+            let store = Arc::clone(&evicting);
+            // A panic inside is in the log already; the next round tries again.
+            let _ended = tokio::task::spawn_blocking(move || store.evict()).await;
+        }
+    });
+    server::serve(listener, Arc::clone(&store), &shutdown).await?;
+    let _removed = std::fs::remove_file(&config.socket);
+    if !shutdown.drained(DRAIN).await {
+        tracing::warn!("requests were cut at the drain limit");
+    }
+    store.flush();
+    Ok(())
+}
+
+fn open_socket(path: &std::path::Path) -> anyhow::Result<UnixListener> {
+    use std::os::unix::fs::PermissionsExt as _;
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make {}", folder.display()))?;
+    }
+    // Left behind by a process that was killed; a living daemon holds the directory's lock instead.
+    let _removed = std::fs::remove_file(path);
+    let listener =
+        UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+        .context("cannot protect the socket")?;
+    Ok(listener)
+}

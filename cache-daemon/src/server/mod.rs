@@ -1,0 +1,5 @@
+//! The doors of the daemon. `local` is the agent's.
+
+mod local;
+
+pub use local::serve;

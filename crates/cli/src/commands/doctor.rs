@@ -1,0 +1,144 @@
+//! `slipway doctor`: what this machine has and lacks, one line each, with what to do about it.
+
+use serde_json::json;
+use slipway_docker::Engine;
+
+use crate::client::{Client, Server};
+use crate::exit_code::Exit;
+use crate::output;
+
+/// Flags of `slipway doctor`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Doctor {
+    /// JSON instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+struct Check {
+    name: &'static str,
+    good: bool,
+    found: String,
+    fix: &'static str,
+}
+
+impl Doctor {
+    pub(crate) async fn execute(self, server: &Server) -> anyhow::Result<Exit> {
+        let mut checks = vec![git().await];
+        checks.extend(docker().await);
+        checks.push(disk(server));
+        checks.push(reachable(server).await);
+        let bad = checks.iter().filter(|c| !c.good).count();
+        if self.json {
+            let all: Vec<_> = checks
+                .iter()
+                .map(|c| json!({"name": c.name, "good": c.good, "found": c.found, "fix": c.fix}))
+                .collect();
+            output::json(&all.into());
+        } else {
+            for check in &checks {
+                let mark = if check.good { "✓" } else { "✗" };
+                output::data(&format!("{mark} {}: {}", check.name, check.found));
+                if !check.good {
+                    output::data(&format!("    {}", check.fix));
+                }
+            }
+        }
+        Ok(if bad == 0 { Exit::Ok } else { Exit::Failure })
+    }
+}
+
+async fn git() -> Check {
+    let version = tokio::process::Command::new("git")
+        .arg("--version")
+        .output()
+        .await;
+    let found = version
+        .ok()
+        .filter(|out| out.status.success())
+        .map(|out| String::from_utf8_lossy(&out.stdout).trim().to_owned());
+    Check {
+        name: "git",
+        good: found.is_some(),
+        found: found.unwrap_or_else(|| "not found".to_owned()),
+        fix: "install git 2.39 or newer",
+    }
+}
+
+async fn docker() -> Vec<Check> {
+    let facts = match Engine::connect(None) {
+        Ok(engine) => engine.facts().await,
+        Err(error) => Err(error),
+    };
+    let facts = match facts {
+        Ok(facts) => facts,
+        Err(error) => {
+            return vec![Check {
+                name: "docker",
+                good: false,
+                found: error.to_string(),
+                fix: "install and start a Docker engine (`make setup` does on Debian)",
+            }];
+        }
+    };
+    let check = |name, good, found: &str, fix| Check {
+        name,
+        good,
+        found: found.to_owned(),
+        fix,
+    };
+    let yes = |good| if good { "yes" } else { "no" };
+    vec![
+        check("docker", true, &facts.version, ""),
+        check(
+            "process limits",
+            facts.pids_limit,
+            yes(facts.pids_limit),
+            "boot with the pids cgroup controller",
+        ),
+        check(
+            "reproducible images",
+            facts.reproducible_images,
+            yes(facts.reproducible_images),
+            "Docker 26 or newer with the containerd image store; builds work without it",
+        ),
+        check(
+            "user namespaces",
+            facts.user_namespaces,
+            yes(facts.user_namespaces),
+            "set `userns-remap` in daemon.json: without it no code from outside is taken",
+        ),
+    ]
+}
+
+fn disk(server: &Server) -> Check {
+    let dir = if server.data_dir.exists() {
+        server.data_dir.clone()
+    } else {
+        ".".into()
+    };
+    let facts = slipway_agent::capacity::facts(&dir);
+    let free = facts.disk_free_bytes.saturating_mul(100) / facts.disk_total_bytes.max(1);
+    Check {
+        name: "free disk",
+        good: free >= 15,
+        found: format!("{free} %"),
+        fix: "agents take no stage below 15 %",
+    }
+}
+
+async fn reachable(server: &Server) -> Check {
+    let answered = match Client::new(server) {
+        Ok(client) => client.get("/agents").await.map(|_| ()),
+        Err(error) => Err(error),
+    };
+    Check {
+        name: "server",
+        good: answered.is_ok(),
+        found: match &answered {
+            Ok(()) => format!("{} answers", server.server),
+            Err(error) => format!("{error:#}"),
+        },
+        fix: "start one with `slipway up`, or name it with --server and --token",
+    }
+}
