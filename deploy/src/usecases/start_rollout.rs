@@ -19,7 +19,7 @@ use crate::run::Coordinator;
 const DEPLOY_MAX: usize = 256 * 1024;
 
 /// What is asked for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Start {
     pub(crate) idempotency_key: String,
     pub(crate) build_id: String,
@@ -46,6 +46,26 @@ pub(crate) async fn start_rollout(
         });
     }
     let initiators = initiators(caller, &start.initiator)?;
+    let key = (!start.idempotency_key.is_empty())
+        .then(|| format!("start/{}/{}", caller.subject, start.idempotency_key));
+    begin(
+        coordinator,
+        ("token", &caller.subject),
+        initiators,
+        key,
+        start,
+    )
+    .await
+}
+
+/// Checks and stores a rollout that `actor` may start.
+pub(super) async fn begin(
+    coordinator: &Coordinator,
+    actor: (&str, &str),
+    initiators: BTreeSet<String>,
+    key: Option<String>,
+    start: Start,
+) -> Result<RolloutRow, Refused> {
     let spec = read(&start)?;
     let environment = spec
         .environments
@@ -67,17 +87,8 @@ pub(crate) async fn start_rollout(
     })?;
     let now = coordinator.clock.now();
     let id = coordinator.rng.ulid(now);
-    let service_id = coordinator.rng.ulid(now);
-    let service = coordinator
-        .db
-        .ensure_service(&service_id, &start.repo_id, &spec.service, now)
-        .await?;
-    let good = coordinator
-        .good_version(&service.service_id, &registered.environment_id)
-        .await?;
     let mut plan = plan(coordinator, &id, &start, &spec, &environment, &registered)?;
     plan.initiators = initiators;
-    plan.first = good.is_none();
     plan.approval = approval(&environment, &policy);
     if let Some(ppm) = max_error_ppm(&environment)? {
         plan.limits.max_error_ppm = ppm;
@@ -86,19 +97,27 @@ pub(crate) async fn start_rollout(
         plan.limits.max_error_ppm = plan.limits.max_error_ppm.min(policy.max_error_ppm);
     }
     plan.check()?;
-    let (barred, under_way) = coordinator.barred_by(&service.service_id, &plan).await?;
+    let known = coordinator
+        .db
+        .services()
+        .await?
+        .into_iter()
+        .find(|s| s.name == spec.service);
+    let service_id = known.map_or_else(|| coordinator.rng.ulid(now), |known| known.service_id);
+    let (barred, under_way) = coordinator.barred_by(&service_id, &plan).await?;
     if let Some(reason) = barred.filter(|_| !under_way) {
         return Err(Refused::State("staging_required", reason));
     }
-    let new = stored(
-        coordinator,
-        caller,
-        &start,
-        plan,
-        &registered,
-        &service.service_id,
-        good,
-    )?;
+    // Nothing was written before this line: a refusal leaves no trace.
+    let service = coordinator
+        .db
+        .ensure_service(&service_id, &start.repo_id, &spec.service, now)
+        .await?;
+    let place = (&service.service_id, &registered.environment_id);
+    let good = coordinator.good_version(place.0, place.1).await?;
+    plan.first = good.is_none();
+    let mut new = stored(coordinator, actor, &start, plan, &registered, place.0, good)?;
+    new.idem_key = key;
     let row = match coordinator.db.begin_rollout(new).await? {
         Begun::New(row) | Begun::Existing(row) => row,
     };
@@ -211,7 +230,8 @@ fn plan(
         kind: Kind::Rollout,
         strategy,
         service: spec.service.clone(),
-        environment: registered.name.clone(),
+        environment: environment.name.clone(),
+        section: start.deploy_json.clone(),
         new: VersionSpec {
             version_id: id.to_owned(),
             image: start.image.clone(),
@@ -331,7 +351,7 @@ fn approval(environment: &EnvironmentSpec, policy: &Policy) -> Option<ApprovalRu
 
 fn stored(
     coordinator: &Coordinator,
-    caller: &Caller,
+    actor: (&str, &str),
     start: &Start,
     plan: RolloutPlan,
     registered: &EnvironmentRow,
@@ -349,23 +369,21 @@ fn stored(
     let detail = serde_json::json!({
         "build": start.build_id,
         "image": plan.new.image,
-        "environment": registered.name,
+        "environment": plan.environment,
         "initiators": plan.initiators,
         "first": plan.first,
     });
     let named = if start.initiator.is_empty() {
-        &caller.subject
+        actor.1
     } else {
         &start.initiator
     };
-    let key = (!start.idempotency_key.is_empty())
-        .then(|| format!("start/{}/{}", caller.subject, start.idempotency_key));
     Ok(NewRollout {
         build_id: start.build_id.clone(),
-        initiator_id: named.clone(),
+        initiator_id: named.to_owned(),
         service_id: service_id.to_owned(),
         environment_id: registered.environment_id.clone(),
-        target_environment: registered.name.clone(),
+        target_environment: plan.environment.clone(),
         strategy: strategy.to_owned(),
         source_version: good,
         target_version: id.clone(),
@@ -378,7 +396,7 @@ fn stored(
         kind: "rollout".to_owned(),
         plan_hash: plan.hash(&registered.target),
         state_json: json(serde_json::to_string(&State::planned(now)))?,
-        idem_key: key,
+        idem_key: None,
         version: Some(NewVersion {
             image: plan.new.image.clone(),
             digest: pinned_digest(&plan.new.image)
@@ -389,7 +407,7 @@ fn stored(
         }),
         plan_json: json(serde_json::to_string(&plan))?,
         now,
-        audit: coordinator.audit(("token", &caller.subject), "deployment.start", &id, detail),
+        audit: coordinator.audit(actor, "deployment.start", &id, detail),
         deployment_id: id,
     })
 }
