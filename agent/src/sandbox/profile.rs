@@ -23,11 +23,17 @@ pub struct Confinement {
 /// What a profile comes to.
 #[must_use]
 pub fn confine(profile: Profile) -> Confinement {
-    match profile {
+    let mut confinement = match profile {
         Profile::Strict => strict(),
         // What `trusted` adds is named by an administrator per project; none is named yet.
         Profile::Standard | Profile::Trusted => standard(),
+    };
+    // An engine cannot give more open files than this host allows (a nested one allows less).
+    let allowed = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    if let Some(allowed) = allowed {
+        confinement.limits.nofile = confinement.limits.nofile.min(allowed);
     }
+    confinement
 }
 
 fn words(list: &[&str]) -> Vec<String> {

@@ -58,7 +58,7 @@ pub fn check(
             flaws.push(Flaw::OverCapacity(assignment.agent.clone()));
         }
         *held += 1;
-        if fit::suits(&assignment.agent, agent, &Class::of(stage)).is_err() {
+        if fit::suits(&assignment.agent, agents, &Class::of(stage)).is_err() {
             flaws.push(Flaw::Misplaced(
                 assignment.stage.clone(),
                 assignment.agent.clone(),
@@ -80,7 +80,7 @@ pub fn check(
         let class = Class::of(stage);
         for (id, agent) in agents {
             let free = fit::can_take(agent, busy.get(id).copied().unwrap_or(0)).is_ok();
-            if free && fit::suits(id, agent, &class).is_ok() {
+            if free && fit::suits(id, agents, &class).is_ok() {
                 flaws.push(Flaw::LeftOver(stage.stage.clone(), id.clone()));
             }
         }

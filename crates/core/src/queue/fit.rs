@@ -44,8 +44,30 @@ pub(super) fn can_take(agent: &Agent, busy: u32) -> Result<(), Unfit> {
     Ok(())
 }
 
-/// Whether an agent is of the kind that a class asks for.
-pub(super) fn suits(id: &AgentId, agent: &Agent, class: &Class) -> Result<(), Unfit> {
+/// Whether an agent is of the kind that a class asks for, and did not lose the stage before.
+pub(super) fn suits(
+    id: &AgentId,
+    agents: &BTreeMap<AgentId, Agent>,
+    class: &Class,
+) -> Result<(), Unfit> {
+    let Some(agent) = agents.get(id) else {
+        return Err(Unfit::Silent);
+    };
+    is_of_kind(agent, class)?;
+    // Where every present agent of the kind has lost it, one of them must try again.
+    let elsewhere = || {
+        agents.iter().any(|(other, agent)| {
+            let present = agent.connected && agent.state == AgentState::Ready;
+            present && !class.lost_by.contains(other) && is_of_kind(agent, class).is_ok()
+        })
+    };
+    if class.lost_by.contains(id) && elsewhere() {
+        return Err(Unfit::LostIt);
+    }
+    Ok(())
+}
+
+fn is_of_kind(agent: &Agent, class: &Class) -> Result<(), Unfit> {
     for (name, value) in &class.labels {
         let good = match name.strip_prefix('!') {
             Some(absent) => !agent.labels.contains_key(absent),
@@ -57,9 +79,6 @@ pub(super) fn suits(id: &AgentId, agent: &Agent, class: &Class) -> Result<(), Un
         if !good {
             return Err(Unfit::Label(name.clone(), value.clone()));
         }
-    }
-    if class.lost_by.contains(id) {
-        return Err(Unfit::LostIt);
     }
     Ok(())
 }

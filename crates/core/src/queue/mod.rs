@@ -197,7 +197,7 @@ impl Queue {
         let unfit: Vec<Unfit> = agents
             .iter()
             .filter_map(|(id, agent)| {
-                fit::suits(id, agent, &class)
+                fit::suits(id, agents, &class)
                     .and_then(|()| fit::can_take(agent, pass.busy(id)))
                     .err()
             })
@@ -331,7 +331,7 @@ impl<'a> Pass<'a> {
         self.agents
             .iter()
             .filter(|(id, agent)| {
-                fit::can_take(agent, self.busy(id)).is_ok() && fit::suits(id, agent, class).is_ok()
+                fit::can_take(agent, self.busy(id)).is_ok() && fit::suits(id, self.agents, class).is_ok()
             })
             .map(|(id, _)| id)
             .collect()

@@ -219,18 +219,22 @@ fn a_back_off_is_kept_and_woken_up_for() {
 }
 
 #[test]
-fn the_agent_that_lost_a_stage_does_not_get_it_again() {
-    let agents = fleet(&[1]);
+fn the_agent_that_lost_a_stage_does_not_get_it_again_while_there_is_another() {
+    let mut agents = fleet(&[1, 1]);
+    let ids: Vec<AgentId> = agents.keys().cloned().collect();
     let mut queue = Queue::new();
     queue.put(Waiting {
-        lost_by: agents.keys().cloned().collect(),
+        lost_by: BTreeSet::from([ids[0].clone()]),
         ..stage(1, 1)
     });
+    assert_eq!(queue.plan(&agents, NOW).assignments[0].agent, ids[1]);
+    // Busy is not gone: it waits for the other one.
+    let other = stage(9, 1);
+    queue.hold(other.stage.clone(), held(&other, &ids[1]));
     assert!(queue.plan(&agents, NOW).assignments.is_empty());
-    assert_eq!(
-        queue.explain(&id(1), &agents, NOW),
-        Reason::NoFit(Unfit::LostIt)
-    );
+    // Alone in the fleet it must try again itself.
+    agents.remove(&ids[1]);
+    assert_eq!(queue.plan(&agents, NOW).assignments[0].agent, ids[0]);
 }
 
 #[test]
