@@ -1,5 +1,6 @@
 //! The agent's settings.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -28,6 +29,39 @@ pub struct Config {
     pub allowed_sources: Vec<String>,
     /// Health and metrics; empty = none.
     pub health_address: String,
+    /// Logins by image registry host.
+    pub registries: BTreeMap<String, LoginSetting>,
+    /// Amazon ECR registries, whose passwords are fetched and renewed.
+    pub ecr: Vec<EcrSetting>,
+}
+
+/// Login for one image registry. Shows no password.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoginSetting {
+    /// User name.
+    pub username: String,
+    /// Password or token.
+    pub password: String,
+}
+
+impl std::fmt::Debug for LoginSetting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LoginSetting(..)")
+    }
+}
+
+/// One ECR registry; keys come from the environment's usual chain.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EcrSetting {
+    /// Host in image references.
+    pub host: String,
+    /// Region.
+    pub region: String,
+    /// Another address of the service; empty = the region's own.
+    #[serde(default)]
+    pub endpoint: String,
 }
 
 impl Config {

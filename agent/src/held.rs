@@ -8,6 +8,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use prost::Message as _;
+use slipway_core::digest::Digest;
 use slipway_proto::convert::AttemptKey;
 use slipway_proto::v1;
 
@@ -82,9 +83,24 @@ impl Held {
         self.write(&self.path(key, "result"), &result.encode_to_vec())
     }
 
+    /// Keeps what the stage's workspace began as, for an agent that comes back to its container.
+    ///
+    /// # Errors
+    /// When it is not durable.
+    pub fn save_base(&self, key: &AttemptKey, base: &Digest) -> Result<(), HeldError> {
+        self.write(&self.path(key, "base"), base.to_string().as_bytes())
+    }
+
+    /// What the stage's workspace began as.
+    #[must_use]
+    pub fn base(&self, key: &AttemptKey) -> Option<Digest> {
+        let text = fs::read_to_string(self.path(key, "base")).ok()?;
+        text.parse().ok()
+    }
+
     /// Lets an attempt go.
     pub fn remove(&self, key: &AttemptKey) {
-        for kind in ["assign", "result"] {
+        for kind in ["assign", "base", "result"] {
             // What stays behind is judged, and killed, by the next hello.
             let _best_effort = fs::remove_file(self.path(key, kind));
         }

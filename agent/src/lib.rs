@@ -13,6 +13,7 @@ pub mod held;
 mod identity;
 mod link;
 mod log_stream;
+mod logins;
 mod run;
 pub mod sandbox;
 pub mod workspace;

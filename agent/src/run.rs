@@ -21,6 +21,7 @@ use crate::held::Held;
 use crate::identity::Identity;
 use crate::link::Link;
 use crate::log_stream::Destination;
+use crate::logins;
 use crate::sandbox::Sandbox;
 use crate::sandbox::docker::{DockerSandbox, Logins};
 
@@ -46,7 +47,7 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// The real ones. Without a registry adapter nobody logs in anywhere.
+    /// The real ones. Logins are those of the settings alone.
     #[must_use]
     pub fn real() -> Self {
         Self {
@@ -97,7 +98,10 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
     };
     let sandbox = match parts.sandbox {
         Some(sandbox) => sandbox,
-        None => docker(&config, &identity.agent_id, &parts.rng, parts.logins)?,
+        None => {
+            let logins = logins::configured(&config, &parts.clock, parts.logins).await;
+            docker(&config, &identity.agent_id, &parts.rng, logins)?
+        }
     };
     let (outbox, messages) = mpsc::channel::<AgentMessage>(OUTBOX);
     let held = Held::open(&held_dir)?;

@@ -43,9 +43,8 @@ pub(super) async fn run(
 ) -> Result<Ending, Ending> {
     let began = shared.clock.monotonic();
     let base = if adopted {
-        // The container executes already; what it was given is not known any more, so nothing is
-        // captured against it but the whole.
-        None
+        // The container executes already, on the workspace that an earlier life laid out.
+        shared.held.base(&attempt.key)
     } else {
         let base = begin(shared, attempt, log, result).await?;
         shared.progress(&attempt.key, v1::Phase::Running);
@@ -87,6 +86,10 @@ async fn begin(
     prepared.1.map_err(|e| lost(&e))?;
     shared.progress(&attempt.key, v1::Phase::Creating);
     let run = stage_run(shared, attempt)?;
+    if let Some(base) = &workspace.base {
+        let kept = shared.held.save_base(&attempt.key, base);
+        kept.map_err(|error| Ending::aborted("disk_full", error))?;
+    }
     shared.sandbox.create(&run).await.map_err(|e| lost(&e))?;
     if attempt.assign.at_most_once {
         shared.say(Message::Prepared(v1::Prepared {

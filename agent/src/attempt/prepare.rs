@@ -1,13 +1,15 @@
 //! The workspace of an attempt: the commit's files, and over them what needed stages left.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use slipway_core::digest::Digest;
 use slipway_proto::v1;
 
 use super::{Attempt, Ending, Shared};
 use crate::log_stream::LogWriter;
+use crate::sandbox::profile::stage_user;
 use crate::workspace::checkout::{CheckoutError, Wanted, checkout};
+use crate::workspace::settle::{give_to, set_times};
 
 /// A workspace that is laid out.
 pub(super) struct Prepared {
@@ -53,6 +55,9 @@ pub(super) async fn workspace(
         .map(|layer| digest(layer))
         .collect::<Result<_, _>>()?;
     let restored = cache.restore(&dir, &root, &layers).await.map_err(lost)?;
+    if let Some(user) = stage_user(attempt.spec.sandbox) {
+        settle(dir, move |dir| give_to(dir, user)).await?;
+    }
     Ok(Prepared {
         base: Some(restored.root),
     })
@@ -81,16 +86,33 @@ async fn fetched(
         depth: source.depth,
         allowed: &shared.allowed,
     };
+    let epoch = attempt.assign.source_date_epoch;
     let root = match checkout(&dir, &wanted).await {
-        Ok(()) => cache
-            .capture_tree(&dir, false)
-            .await
-            .map_err(|error| Ending::aborted("cache", error)),
+        Ok(()) => {
+            // The same commit is the same source workspace, whoever fetches it and when.
+            settle(dir.clone(), move |dir| set_times(dir, epoch)).await?;
+            cache
+                .capture_tree(&dir, false)
+                .await
+                .map_err(|error| Ending::aborted("cache", error))
+        }
         Err(error @ CheckoutError::CommitGone(_)) => Err(Ending::limit("commit_gone", error)),
         Err(error) => Err(Ending::aborted("checkout", error)),
     };
     remove(&dir).await;
     root
+}
+
+/// Walks a folder of ours off the runtime.
+async fn settle(
+    dir: PathBuf,
+    deed: impl FnOnce(&Path) -> std::io::Result<()> + Send + 'static,
+) -> Result<(), Ending> {
+    match tokio::task::spawn_blocking(move || deed(&dir)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(Ending::aborted("workspace", error)),
+        Err(_) => Err(Ending::aborted("workspace", "preparing it panicked")),
+    }
 }
 
 async fn fresh(dir: &Path) -> Result<(), Ending> {

@@ -369,6 +369,7 @@ impl Sandbox for DockerSandbox {
         let containers = self.engine.list_containers(&own).await.map_err(failed)?;
         Ok(containers
             .into_iter()
+            .filter(|c| c.started)
             .filter_map(|c| {
                 let stage = c.labels.get(STAGE)?.parse().ok()?;
                 let attempt = c.labels.get(ATTEMPT)?.parse().ok()?;

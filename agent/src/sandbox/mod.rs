@@ -131,7 +131,8 @@ pub trait Sandbox: Send + Sync {
     async fn stop(&self, key: &AttemptKey, grace: Duration) -> Result<(), SandboxError>;
     /// Removes everything of an attempt; fine when nothing is there.
     async fn remove(&self, key: &AttemptKey) -> Result<(), SandboxError>;
-    /// Attempts that have a stage container now.
+    /// Attempts whose stage container was started (and may have ended). One that was only created
+    /// has executed nothing and cannot be told from one that ended well by its exit code.
     async fn held(&self) -> Result<Vec<AttemptKey>, SandboxError>;
     /// Builds and pushes an image; `printed` gets what the builder prints.
     async fn build(

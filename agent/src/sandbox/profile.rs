@@ -7,6 +7,8 @@ use slipway_docker::{Limits, Security};
 
 const GIB: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
+/// The user of strict stages: no user of the host.
+const NOBODY: u32 = 65_532;
 
 /// Limits, rights, memory file systems and user of a profile.
 pub struct Confinement {
@@ -34,6 +36,12 @@ pub fn confine(profile: Profile) -> Confinement {
         confinement.limits.nofile = confinement.limits.nofile.min(allowed);
     }
     confinement
+}
+
+/// The user that a profile executes as, when it is not the image's own.
+#[must_use]
+pub(crate) fn stage_user(profile: Profile) -> Option<u32> {
+    (profile == Profile::Strict).then_some(NOBODY)
 }
 
 fn words(list: &[&str]) -> Vec<String> {
@@ -67,7 +75,7 @@ fn strict() -> Confinement {
                 "rw,nosuid,nodev,noexec,size=64m".to_owned(),
             ),
         ]),
-        user: Some("65532:65532".to_owned()),
+        user: Some(format!("{NOBODY}:{NOBODY}")),
     }
 }
 

@@ -86,6 +86,8 @@ pub struct ContainerSummary {
     pub labels: BTreeMap<String, String>,
     /// Whether it executes now.
     pub running: bool,
+    /// Whether it was ever started.
+    pub started: bool,
 }
 
 impl Engine {
@@ -204,6 +206,7 @@ impl Engine {
                 name: name.unwrap_or_default().trim_start_matches('/').to_owned(),
                 labels: found.labels.unwrap_or_default().into_iter().collect(),
                 running: found.state == Some(bollard::models::ContainerSummaryStateEnum::RUNNING),
+                started: found.state != Some(bollard::models::ContainerSummaryStateEnum::CREATED),
             })
         };
         Ok(list.into_iter().filter_map(summary).collect())
