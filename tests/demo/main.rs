@@ -94,7 +94,7 @@ async fn demo() -> anyhow::Result<()> {
 }
 
 async fn act(stage: &Stage, steps: &mut Steps) -> anyhow::Result<()> {
-    steps.held("everything is up", format!("{}", stage.rest));
+    steps.held("everything is up", stage.rest.clone());
     let mut shop = Shop::create(stage).await?;
     steps.held("a sample service and its webhook", shop.url.clone());
 
@@ -128,8 +128,14 @@ async fn act(stage: &Stage, steps: &mut Steps) -> anyhow::Result<()> {
     );
     steps.held("switched with no failed request", seen.to_string());
 
+    keep_away(stage, &mut shop, steps).await?;
+    roll_back(stage, steps).await
+}
+
+/// A version whose health check fails never gets traffic.
+async fn keep_away(stage: &Stage, shop: &mut Shop, steps: &mut Steps) -> anyhow::Result<()> {
     steps.title("version 3: its health check fails");
-    let bad = release(stage, &mut shop, steps, "3").await?;
+    let bad = release(stage, shop, steps, "3").await?;
     let build = bad["build_id"].as_str().unwrap_or_default();
     let kept_away = stage.deployment_of(build, "staging").await?;
     let ended = stage.ended(&kept_away, Duration::from_secs(120)).await?;
@@ -147,7 +153,10 @@ async fn act(stage: &Stage, steps: &mut Steps) -> anyhow::Result<()> {
         "the bad version was kept away",
         "staging and production serve version 2",
     );
+    Ok(())
+}
 
+async fn roll_back(stage: &Stage, steps: &mut Steps) -> anyhow::Result<()> {
     steps.title("roll back by command");
     let current = stage.latest("production").await?;
     let traffic = Traffic::start(stage.production);
@@ -191,7 +200,10 @@ async fn release(
     let found = stage.get(&format!("/builds/{build}")).await?;
     if found["status"] != "passed" {
         for stage in found["stages"].as_array().into_iter().flatten() {
-            println!("   {} {} {}", stage["stage_name"], stage["status"], stage["reason"]);
+            println!(
+                "   {} {} {}",
+                stage["stage_name"], stage["status"], stage["reason"]
+            );
         }
     }
     ensure!(found["status"] == "passed", "the build {}", found["status"]);

@@ -245,6 +245,7 @@ fn coordinator(
     let mut config = slipway_deploy::config::Config::in_dir(dir);
     if options.quick_rollouts {
         config.defaults.min_ready_ms = 1_000;
+        config.defaults.warm_deadline_ms = 10_000;
     }
     let mut parts = slipway_deploy::Parts::new(db.clone());
     parts.listener = Some(Arc::new(listener));

@@ -164,7 +164,10 @@ fn coverage_problem(planned: &PlannedStage, result: &v1::Result) -> Option<Strin
         #[expect(clippy::cast_precision_loss, reason = "a percentage")]
         let percent = report.lines_covered as f64 * 100.0 / report.lines_valid.max(1) as f64;
         (report.lines_valid > 0 && percent < min).then(|| {
-            format!("`{}`: {percent:.1} % of the lines are covered, less than {min} %", report.path)
+            format!(
+                "`{}`: {percent:.1} % of the lines are covered, less than {min} %",
+                report.path
+            )
         })
     })
 }
