@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use slipway_agent::sandbox::Sandbox;
 use slipway_agent::sandbox::fake::FakeSandbox;
-use slipway_cli::embedded::{Embedded, Options};
+use slipway_cli::embedded::{Embedded, Options, Ports};
 use slipway_daemon::Shutdown;
 use slipway_dispatcher::source::{Commit, FakeSource, Source};
 use slipway_store::Db;
@@ -25,6 +25,8 @@ pub struct Parts {
     pub git: bool,
     /// Another database than SQLite in the folder.
     pub db: Option<Db>,
+    /// Port of health and metrics; 0 = any.
+    pub health: u16,
     /// An existing folder, so that a cluster can start again.
     pub dir: Option<PathBuf>,
 }
@@ -37,6 +39,7 @@ impl Default for Parts {
             docker: false,
             git: false,
             db: None,
+            health: 0,
             dir: None,
         }
     }
@@ -95,6 +98,10 @@ impl Cluster {
         let fake_sandbox: Arc<dyn Sandbox> = Arc::new(sandbox.clone());
         let fake_source: Arc<dyn Source> = Arc::new(source.clone());
         let options = Options {
+            ports: Ports {
+                health: parts.health,
+                ..Ports::default()
+            },
             agents: parts.agents,
             slots: parts.slots,
             allowed_sources: vec![format!("file://{}/", dir.display())],
