@@ -25,6 +25,8 @@ pub struct Parts {
     pub git: bool,
     /// Another database than SQLite in the folder.
     pub db: Option<Db>,
+    /// How often refs are compared; 0 = never.
+    pub reconcile_seconds: u64,
     /// Port of health and metrics; 0 = any.
     pub health: u16,
     /// An existing folder, so that a cluster can start again.
@@ -40,6 +42,7 @@ impl Default for Parts {
             git: false,
             db: None,
             health: 0,
+            reconcile_seconds: 0,
             dir: None,
         }
     }
@@ -104,6 +107,7 @@ impl Cluster {
             },
             agents: parts.agents,
             slots: parts.slots,
+            reconcile_seconds: parts.reconcile_seconds,
             allowed_sources: vec![format!("file://{}/", dir.display())],
             sandbox: (!parts.docker).then_some(fake_sandbox),
             source: (!parts.git).then_some(fake_source),
