@@ -19,6 +19,7 @@ pub(crate) struct Place {
     files: PathBuf,
     dispatcher: Option<Process>,
     agents: Vec<Process>,
+    cache: Option<Process>,
     _folder: Option<tempfile::TempDir>,
     _server: Option<Postgres>,
 }
@@ -75,6 +76,7 @@ impl Place {
             files,
             dispatcher: None,
             agents: Vec::new(),
+            cache: None,
             _folder: folder,
             _server: server,
         }
@@ -111,8 +113,35 @@ impl Place {
         }
     }
 
+    /// Starts the cache daemon that the agents stand beside.
+    async fn start_cache(&mut self) {
+        let socket = self.files.join("cache.sock");
+        let text = format!(
+            "directory = '{}/cache'\nsocket = '{}'\nhealth_address = ''\n",
+            self.files.display(),
+            socket.display(),
+        );
+        let config = self.files.join("cache.toml");
+        std::fs::write(&config, text).expect("written");
+        let config = config.display().to_string();
+        let args = ["cache", "--config", &config];
+        self.cache = Some(Process::start(
+            crate::binary(),
+            &args,
+            &[],
+            &self.log("cache"),
+        ));
+        let listens = eventually("the cache daemon listens", UP, || async {
+            tokio::net::UnixStream::connect(&socket).await.ok()
+        });
+        listens.await.expect("up");
+    }
+
     /// Starts agent `name`, which joins at its first start; its place in the list of agents.
     pub(crate) async fn start_agent(&mut self, name: &str) -> usize {
+        if self.cache.is_none() {
+            self.start_cache().await;
+        }
         let data = self.files.join(name);
         std::fs::create_dir_all(&data).expect("a folder");
         let mut join = String::new();
@@ -130,7 +159,7 @@ impl Place {
         }
         let text = format!(
             "data_dir = '{}'\ndispatcher = 'http://{}'\njoin_token = '{join}'\nname = '{name}'\n\
-             slots = 2\nhealth_address = ''\ncache = '{}/no-cache.sock'\nallowed_sources = ['file://{}/']\n",
+             slots = 2\nhealth_address = ''\ncache = '{}/cache.sock'\nallowed_sources = ['file://{}/']\n",
             data.display(),
             self.grpc,
             self.files.display(),
