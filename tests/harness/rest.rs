@@ -67,7 +67,6 @@ impl Rest {
     }
 
     /// A request below `/api/v1`, not sent yet.
-    #[must_use]
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         let url = format!("{}/api/v1{path}", self.base);
         self.http.request(method, url).bearer_auth(&self.token)
