@@ -6,7 +6,7 @@ fn file(text: &str) -> Entry {
     Entry::File {
         digest: Digest::of(text.as_bytes()),
         size: text.len() as u64,
-        executable: text.len() % 2 == 0,
+        executable: text.len().is_multiple_of(2),
         mtime_ns: 1_700_000_000_123_456_789,
     }
 }

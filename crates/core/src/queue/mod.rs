@@ -331,7 +331,8 @@ impl<'a> Pass<'a> {
         self.agents
             .iter()
             .filter(|(id, agent)| {
-                fit::can_take(agent, self.busy(id)).is_ok() && fit::suits(id, self.agents, class).is_ok()
+                fit::can_take(agent, self.busy(id)).is_ok()
+                    && fit::suits(id, self.agents, class).is_ok()
             })
             .map(|(id, _)| id)
             .collect()
