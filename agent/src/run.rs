@@ -127,7 +127,7 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
     });
     let kept = held.all()?;
     let adopted = inventory(&sandbox, &kept).await;
-    serve_health(&config, &parts.health, &shutdown).await?;
+    serve_health(&config.health_address, &parts.health, &shutdown).await?;
     let slots = if config.slots == 0 {
         capacity::cpus()
     } else {
@@ -147,19 +147,20 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
     Ok(())
 }
 
-async fn serve_health(config: &Config, health: &Health, shutdown: &Shutdown) -> anyhow::Result<()> {
-    if !config.health_address.is_empty() {
-        let listener = TcpListener::bind(&config.health_address)
-            .await
-            .with_context(|| format!("cannot listen on {}", config.health_address))?;
-        let serving = listen::serve(
-            listener,
-            health.routes(),
-            Limits::default(),
-            shutdown.clone(),
-        );
-        shutdown.spawn("health", serving);
+async fn serve_health(address: &str, health: &Health, shutdown: &Shutdown) -> anyhow::Result<()> {
+    if address.is_empty() {
+        return Ok(());
     }
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}"))?;
+    let serving = listen::serve(
+        listener,
+        health.routes(),
+        Limits::default(),
+        shutdown.clone(),
+    );
+    shutdown.spawn("health", serving);
     Ok(())
 }
 

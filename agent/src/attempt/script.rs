@@ -4,7 +4,9 @@
 /// Puts the script together.
 #[must_use]
 pub(super) fn script(commands: &[String]) -> String {
-    let mut script = String::from("set -e\n");
+    // One stream, so that the order is the program's own: the engine reads two streams one after the
+    // other, and gives them back in another order when it is asked again.
+    let mut script = String::from("exec 2>&1\nset -e\n");
     for command in commands {
         let shown = command.lines().next().unwrap_or_default();
         let more = if command.lines().count() > 1 {
@@ -46,6 +48,15 @@ mod tests {
         let (code, out) = sh(&["echo 'it''s'", "x=1\necho $x", "false", "echo never"]);
         assert_eq!(code, 1);
         assert_eq!(out, "$ echo 'it''s'\nits\n$ x=1 …\n1\n$ false\n");
+    }
+
+    #[test]
+    fn errors_stand_where_they_were_printed() {
+        let (_, out) = sh(&["echo one", "echo two >&2", "echo three"]);
+        assert_eq!(
+            out,
+            "$ echo one\none\n$ echo two >&2\ntwo\n$ echo three\nthree\n"
+        );
     }
 
     #[test]
