@@ -1,6 +1,6 @@
 //! A person's yes or no. Who it is comes from the token; names in the message are only compared.
 
-use slipway_core::access::{ApprovalRule, Caller, Deed, RULE_VERSION, may_approve};
+use slipway_core::access::{ApprovalRule, Caller, Deed, RULE_VERSION, Refusal, may_approve};
 use slipway_core::rollout::RolloutPlan;
 use slipway_store::{ApprovalRow, RolloutRow};
 
@@ -19,11 +19,7 @@ fn has_the_right(caller: &Caller) -> Result<(), Refused> {
     if caller.may(Deed::Approve) {
         return Ok(());
     }
-    Err(Refused::MayNot {
-        who: caller.subject.clone(),
-        what: "approve or reject a deployment",
-        needed: "the role approver or admin",
-    })
+    Err(Refusal::NotApprover(caller.subject.clone()).into())
 }
 
 /// Records a yes.
