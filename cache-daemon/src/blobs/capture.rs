@@ -34,8 +34,8 @@ impl Look {
         Self {
             size: stat.st_size,
             inode: stat.st_ino,
-            modified: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
-            changed: (stat.st_ctime as i64, stat.st_ctime_nsec as i64),
+            modified: (stat.st_mtime, stat.st_mtime_nsec as i64),
+            changed: (stat.st_ctime, stat.st_ctime_nsec as i64),
         }
     }
 }
@@ -187,7 +187,8 @@ impl Walk<'_, '_> {
             let size = u64::try_from(stat.st_size).unwrap_or(0);
             self.batch.add_reader(&mut &file, size)?
         };
-        let mtime_ns = (stat.st_mtime as i64)
+        let mtime_ns = stat
+            .st_mtime
             .saturating_mul(1_000_000_000)
             .saturating_add(stat.st_mtime_nsec as i64);
         self.entries.insert(
