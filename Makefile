@@ -1,16 +1,27 @@
 # The front door. A recipe that grows becomes Rust.
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint
+.PHONY: help setup demo test lint bench
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 setup: ## installs what the tests and the demo need, or names what is missing
-	@./tests/setup.sh
+	@sh tests/setup.sh
+
+demo: ## the main job on this machine: push, build, deploy, switch, roll back (DEMO_EXIT=1 ends by itself)
+	@sh tests/setup.sh >/dev/null
+	cargo build --quiet -p slipway-cli -p slipway-tests --bins
+	@./target/debug/slipway-demo
+
+test: ## every test; what setup could install is required, not skipped
+	@set -e; required=$$(sh tests/setup.sh | tail -n 1); echo "$$required"; \
+	export "$$required"; cargo test --workspace
 
 lint: ## formatting, clippy, dependency rules
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	@if command -v cargo-deny >/dev/null; then cargo deny --offline check bans licenses sources; \
+	else echo "lint: cargo-deny is not installed; the architecture test holds the import rules"; fi
 
-test: ## every test
-	cargo test --workspace
+bench: ## one bench, one JSON line per figure: make -s bench NAME=stages
+	@cargo bench --quiet -p slipway-bench --bench $(NAME)

@@ -165,6 +165,8 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
     serve_health(&config, &parts.health, &shutdown).await?;
     work.spawn("reconcile", loops::reconcile(Arc::clone(&coordinator)));
     work.spawn("keep", loops::keep(Arc::clone(&coordinator)));
+    work.spawn("follow", loops::follow(Arc::clone(&coordinator)));
+    work.spawn("sweep", loops::sweep(Arc::clone(&coordinator)));
     work.spawn("retire", loops::retire(Arc::clone(&coordinator)));
     tracing::info!(address = ?listener.local_addr().ok(), owner = coordinator.owner, "coordinator ready");
     let api = RolloutsServer::new(RolloutsApi::new(coordinator))

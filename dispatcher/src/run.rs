@@ -23,6 +23,9 @@ use crate::token::{self, Kind};
 /// How long this process's own credential is good; made anew at every start.
 const OWN_TOKEN_LIFE: Duration = Duration::from_secs(365 * 24 * 3_600);
 
+/// How long open calls may take once stopping was asked for.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+
 /// The bound ports of a dispatcher.
 pub struct Listeners {
     /// REST.
@@ -159,6 +162,9 @@ pub async fn serve(parts: Parts, listeners: Listeners, shutdown: Shutdown) -> an
     tracing::info!(database = app.db.engine(), "the dispatcher is ready");
     shutdown.cancelled().await;
     app.link.restart(5_000);
+    if !shutdown.drained(STOP_LIMIT).await {
+        tracing::warn!("some calls were cut at the stop limit");
+    }
     app.logs.sweep().await;
     Ok(())
 }

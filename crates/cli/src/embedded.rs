@@ -245,10 +245,11 @@ fn coordinator(
     let mut config = slipway_deploy::config::Config::in_dir(dir);
     if options.quick_rollouts {
         config.defaults.min_ready_ms = 1_000;
+        config.defaults.warm_deadline_ms = 10_000;
     }
     let mut parts = slipway_deploy::Parts::new(db.clone());
     parts.listener = Some(Arc::new(listener));
-    let stop = shutdown.clone();
+    let stop = shutdown.child();
     shutdown.spawn("coordinator", async move {
         if let Err(error) = slipway_deploy::serve(config, parts, stop).await {
             tracing::error!("the coordinator stopped: {error:#}");
@@ -286,7 +287,7 @@ async fn dispatcher(
     if let Some(source) = &options.source {
         parts.source = Arc::clone(source);
     }
-    let stop = shutdown.clone();
+    let stop = shutdown.child();
     shutdown.spawn("dispatcher", async move {
         if let Err(error) = slipway_dispatcher::serve(parts, listeners, stop).await {
             tracing::error!("the dispatcher stopped: {error:#}");
@@ -302,7 +303,7 @@ fn cache(dir: &Path, socket: &Path, shutdown: &Shutdown) -> anyhow::Result<()> {
     config.socket = socket.to_owned();
     config.health_address = String::new();
     std::fs::create_dir_all(&config.directory)?;
-    let stop = shutdown.clone();
+    let stop = shutdown.child();
     shutdown.spawn("cache", async move {
         if let Err(error) = slipway_cache::run(config, stop).await {
             tracing::error!("the cache daemon stopped: {error:#}");
@@ -347,7 +348,7 @@ async fn agent(
         parts.sandbox = Some(Arc::clone(sandbox));
         parts.content = false;
     }
-    let stop = shutdown.clone();
+    let stop = shutdown.child();
     shutdown.spawn("agent", async move {
         if let Err(error) = slipway_agent::serve(config, parts, stop).await {
             tracing::error!("the agent stopped: {error:#}");

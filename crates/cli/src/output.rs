@@ -1,12 +1,6 @@
 //! The one place that prints. Data on standard output, talk on standard error. Text from stages and
 //! hosts is shown with its control characters escaped, except line ends and colours.
 
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "the one home of printing"
-)]
-
 use std::io::Write as _;
 
 /// One line of data.

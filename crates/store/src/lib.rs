@@ -29,6 +29,7 @@ mod queue;
 mod repositories;
 mod results;
 mod rollout_changes;
+mod rollout_health;
 mod rollouts;
 mod sql;
 mod versions;
@@ -51,6 +52,7 @@ pub use queue::{Assignment, LiveStage, QueueRow};
 pub use repositories::{HookRow, RepositoryRow, ScheduleRow};
 pub use results::{Acceptance, AttemptResult, AttemptRow, BuildChange, Finished};
 pub use rollout_changes::{Ending, RolloutChange};
+pub use rollout_health::RolloutHealthRow;
 pub use rollouts::{
     ApprovalRow, Begun, NewRollout, NewVersion, RolloutEventRow, RolloutFilter, RolloutRow, StepRow,
 };

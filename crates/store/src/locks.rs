@@ -75,6 +75,35 @@ impl Db {
         Ok(waiters)
     }
 
+    /// A fence (token, generation) for a change that belongs to no rollout: the same traffic, with
+    /// instances at new addresses. `None` while a rollout holds the place.
+    ///
+    /// # Errors
+    /// When it cannot be made durable.
+    pub async fn quiet_fence(
+        &self,
+        service_id: &str,
+        environment_id: &str,
+    ) -> Result<Option<(u64, u64)>, StoreError> {
+        let (service_id, environment_id) = (service_id.to_owned(), environment_id.to_owned());
+        self.write(move |tx| {
+            Box::pin(async move {
+                let place = || args![&service_id, &environment_id];
+                tx.execute(sql!("deploy_tokens/touch"), place()).await?;
+                let held: Option<LockRow> = tx.row(sql!("deploy_locks/get"), place()).await?;
+                if held.is_some() {
+                    return Ok(None);
+                }
+                let token = next_token(tx, &service_id, &environment_id, 0).await?;
+                let next = args![&service_id, &environment_id, token];
+                let generation = tx.row(sql!("deploy_tokens/next_gen"), next).await?;
+                let generation = required(generation, "deploy token")?;
+                Ok(Some((unsigned(token), unsigned(generation))))
+            })
+        })
+        .await
+    }
+
     /// Keeps the locks of everything that `owner` still owns; answers how many.
     ///
     /// # Errors

@@ -24,7 +24,9 @@ pub(super) fn status(refused: &Refused) -> Status {
     };
     let text = match refused {
         Refused::Internal(_) => "the command failed; the coordinator's log says why".to_owned(),
-        other => other.to_string(),
+        // It begins with its word already.
+        Refused::State(..) => refused.to_string(),
+        other => format!("{reason}: {other}"),
     };
     let mut status = Status::new(code, text);
     status

@@ -13,6 +13,7 @@ use slipway_store::{Ending, RolloutChange, RolloutRow, StoreError};
 
 use super::effects::{self, EffectError};
 use super::observe::{self, Memory};
+use super::record::{self, LastLook};
 use crate::places::{Adapters, ServiceAddress};
 use crate::run::Coordinator;
 use crate::targets::Place;
@@ -33,6 +34,7 @@ pub(super) struct Driver<'a> {
     pub(super) address: ServiceAddress,
     pub(super) adapters: Adapters,
     pub(super) memory: Memory,
+    last_look: LastLook,
 }
 
 /// What a turn came to.
@@ -103,6 +105,7 @@ async fn turn<'a>(
     };
     let state: State = serde_json::from_str(&row.state_json)?;
     let snapshot = driver.snapshot(&row, &state).await?;
+    record::record(coordinator, &mut driver.last_look, id, &snapshot).await;
     let decided = rollout::plan(&snapshot, now);
     tracing::debug!(rollout = id, phase = %state.phase, next = ?decided.next, "{}", decided.report);
     let done = driver.perform(&row, &state, &snapshot, &decided).await;
@@ -144,6 +147,7 @@ async fn open<'a>(
         plan: Arc::new(plan),
         adapters,
         memory: Memory::default(),
+        last_look: LastLook::default(),
     })
 }
 

@@ -1,12 +1,18 @@
-//! The loops: one drives rollouts, one keeps what is owned, one retires old versions.
+//! The loops: one drives rollouts, one keeps what is owned, one
+//! retires old versions, one follows instances that moved, one removes left-overs.
 
 mod drive;
 mod effects;
+mod follow;
 mod keep;
 mod observe;
 mod reconcile;
+mod record;
 mod retire;
+mod sweep;
 
+pub(crate) use follow::follow;
 pub(crate) use keep::keep;
 pub(crate) use reconcile::reconcile;
 pub(crate) use retire::retire;
+pub(crate) use sweep::sweep;

@@ -1,10 +1,12 @@
-//! Finds rollouts that nobody drives, claims them, and starts a driver for each.
+//! Finds rollouts that nobody drives, claims them, and starts a driver for each; starts what follows
+//! from a success.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::run::Coordinator;
+use crate::usecases::follow_up;
 
 /// Rollouts that one coordinator drives at once; further ones wait for the next look.
 const DRIVEN_MAX: usize = 200;
@@ -15,8 +17,15 @@ const TICK: Duration = Duration::from_secs(5);
 pub(crate) async fn reconcile(coordinator: Arc<Coordinator>) {
     let driven: Arc<Mutex<BTreeSet<String>>> = Arc::default();
     let mut trouble = false;
+    let mut followed = BTreeSet::new();
     loop {
-        match look(&coordinator, &driven).await {
+        let looked = match look(&coordinator, &driven).await {
+            Ok(()) => follow_up(&coordinator, &mut followed)
+                .await
+                .map_err(anyhow::Error::from),
+            Err(error) => Err(error),
+        };
+        match looked {
             Ok(()) => {
                 if std::mem::take(&mut trouble) {
                     coordinator.health.recovered("store");

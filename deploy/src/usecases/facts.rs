@@ -80,7 +80,7 @@ impl Coordinator {
                 other.is_ok_and(|other| pinned_digest(&other.new.image) == Some(digest))
             });
             let reason = format!(
-                "staging_required: this image has not succeeded in `{environment}`, which comes \
+                "this image has not succeeded in `{environment}`, which comes \
                  before `{}`",
                 plan.environment
             );

@@ -2,6 +2,7 @@
 
 mod approve;
 mod facts;
+mod follow_up;
 mod roll_back;
 mod start_rollout;
 mod steer;
@@ -11,6 +12,7 @@ use slipway_core::rollout::PlanError;
 use slipway_store::StoreError;
 
 pub(crate) use approve::{approve, reject};
+pub(crate) use follow_up::follow_up;
 pub(crate) use roll_back::roll_back;
 pub(crate) use start_rollout::{Start, start_rollout};
 pub(crate) use steer::steer;
@@ -51,4 +53,15 @@ pub(crate) enum Refused {
     /// Ours.
     #[error("{0:#}")]
     Internal(#[from] anyhow::Error),
+}
+
+/// Whether the same command may succeed later by itself.
+fn later(refused: &Refused) -> bool {
+    match refused {
+        Refused::Store(error) => error.is_transient(),
+        // Another environment that must come first may still be on its way.
+        Refused::State(reason, _) => *reason == "staging_required",
+        Refused::Internal(_) => true,
+        _ => false,
+    }
 }

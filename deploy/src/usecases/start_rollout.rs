@@ -19,7 +19,7 @@ use crate::run::Coordinator;
 const DEPLOY_MAX: usize = 256 * 1024;
 
 /// What is asked for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Start {
     pub(crate) idempotency_key: String,
     pub(crate) build_id: String,
@@ -46,6 +46,26 @@ pub(crate) async fn start_rollout(
         });
     }
     let initiators = initiators(caller, &start.initiator)?;
+    let key = (!start.idempotency_key.is_empty())
+        .then(|| format!("start/{}/{}", caller.subject, start.idempotency_key));
+    begin(
+        coordinator,
+        ("token", &caller.subject),
+        initiators,
+        key,
+        start,
+    )
+    .await
+}
+
+/// Checks and stores a rollout that `actor` may start.
+pub(super) async fn begin(
+    coordinator: &Coordinator,
+    actor: (&str, &str),
+    initiators: BTreeSet<String>,
+    key: Option<String>,
+    start: Start,
+) -> Result<RolloutRow, Refused> {
     let spec = read(&start)?;
     let environment = spec
         .environments
@@ -67,35 +87,37 @@ pub(crate) async fn start_rollout(
     })?;
     let now = coordinator.clock.now();
     let id = coordinator.rng.ulid(now);
-    let service_id = coordinator.rng.ulid(now);
+    let mut plan = plan(coordinator, &id, &start, &spec, &environment, &registered)?;
+    plan.initiators = initiators;
+    plan.approval = approval(&environment, &policy);
+    if let Some(ppm) = max_error_ppm(&environment)? {
+        plan.limits.max_error_ppm = ppm;
+    }
+    if policy.max_error_ppm > 0 {
+        plan.limits.max_error_ppm = plan.limits.max_error_ppm.min(policy.max_error_ppm);
+    }
+    plan.check()?;
+    let known = coordinator
+        .db
+        .services()
+        .await?
+        .into_iter()
+        .find(|s| s.name == spec.service);
+    let service_id = known.map_or_else(|| coordinator.rng.ulid(now), |known| known.service_id);
+    let (barred, under_way) = coordinator.barred_by(&service_id, &plan).await?;
+    if let Some(reason) = barred.filter(|_| !under_way) {
+        return Err(Refused::State("staging_required", reason));
+    }
+    // Nothing was written before this line: a refusal leaves no trace.
     let service = coordinator
         .db
         .ensure_service(&service_id, &start.repo_id, &spec.service, now)
         .await?;
-    let good = coordinator
-        .good_version(&service.service_id, &registered.environment_id)
-        .await?;
-    let mut plan = plan(coordinator, &id, &start, &spec, &environment, &registered)?;
-    plan.initiators = initiators;
+    let place = (&service.service_id, &registered.environment_id);
+    let good = coordinator.good_version(place.0, place.1).await?;
     plan.first = good.is_none();
-    plan.approval = approval(&environment, &policy);
-    if policy.max_error_ppm > 0 {
-        plan.limits.max_error_ppm = policy.max_error_ppm;
-    }
-    plan.check()?;
-    let (barred, under_way) = coordinator.barred_by(&service.service_id, &plan).await?;
-    if let Some(reason) = barred.filter(|_| !under_way) {
-        return Err(Refused::State("staging_required", reason));
-    }
-    let new = stored(
-        coordinator,
-        caller,
-        &start,
-        plan,
-        &registered,
-        &service.service_id,
-        good,
-    )?;
+    let mut new = stored(coordinator, actor, &start, plan, &registered, place.0, good)?;
+    new.idem_key = key;
     let row = match coordinator.db.begin_rollout(new).await? {
         Begun::New(row) | Begun::Existing(row) => row,
     };
@@ -208,7 +230,8 @@ fn plan(
         kind: Kind::Rollout,
         strategy,
         service: spec.service.clone(),
-        environment: registered.name.clone(),
+        environment: environment.name.clone(),
+        section: start.deploy_json.clone(),
         new: VersionSpec {
             version_id: id.to_owned(),
             image: start.image.clone(),
@@ -261,6 +284,45 @@ fn variables(given: &BTreeMap<String, EnvValue>) -> Result<BTreeMap<String, Stri
     given.iter().map(value).collect()
 }
 
+/// What the file's gates ask of a version that has all traffic, in parts per million. A gate that
+/// nothing here evaluates is refused: it must never look as if it had passed.
+fn max_error_ppm(environment: &EnvironmentSpec) -> Result<Option<u64>, Refused> {
+    if environment.on_failure == "hold" {
+        let text = "`hold` is not available in this version; use `rollback`".to_owned();
+        return Err(Refused::Field("on_failure", text));
+    }
+    let bad = |text: String| Err(Refused::Field("gates", text));
+    let gates = match &environment.gates {
+        serde_json::Value::Null => return Ok(None),
+        serde_json::Value::Object(gates) => gates,
+        _ => return bad("must be a map of gates".to_owned()),
+    };
+    if let Some(other) = gates.keys().find(|name| name.as_str() != "watch") {
+        return bad(format!(
+            "names `{other}`, which is not available in this version; `watch` is"
+        ));
+    }
+    let Some(rate) = gates
+        .get("watch")
+        .and_then(|watch| watch.get("max_error_rate"))
+    else {
+        return Ok(None);
+    };
+    let percent = match rate {
+        serde_json::Value::String(text) => text.trim().trim_end_matches('%').trim().parse().ok(),
+        other => other.as_f64(),
+    };
+    match percent.filter(|percent: &f64| (0.0..=100.0).contains(percent)) {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "0 to 100, checked"
+        )]
+        Some(percent) => Ok(Some((percent * 10_000.0).round() as u64)),
+        None => bad("`watch.max_error_rate` must be a share such as 1%".to_owned()),
+    }
+}
+
 /// The stricter of what the file and the server ask for.
 fn approval(environment: &EnvironmentSpec, policy: &Policy) -> Option<ApprovalRule> {
     let file = environment.approval.as_ref();
@@ -289,7 +351,7 @@ fn approval(environment: &EnvironmentSpec, policy: &Policy) -> Option<ApprovalRu
 
 fn stored(
     coordinator: &Coordinator,
-    caller: &Caller,
+    actor: (&str, &str),
     start: &Start,
     plan: RolloutPlan,
     registered: &EnvironmentRow,
@@ -307,23 +369,21 @@ fn stored(
     let detail = serde_json::json!({
         "build": start.build_id,
         "image": plan.new.image,
-        "environment": registered.name,
+        "environment": plan.environment,
         "initiators": plan.initiators,
         "first": plan.first,
     });
     let named = if start.initiator.is_empty() {
-        &caller.subject
+        actor.1
     } else {
         &start.initiator
     };
-    let key = (!start.idempotency_key.is_empty())
-        .then(|| format!("start/{}/{}", caller.subject, start.idempotency_key));
     Ok(NewRollout {
         build_id: start.build_id.clone(),
-        initiator_id: named.clone(),
+        initiator_id: named.to_owned(),
         service_id: service_id.to_owned(),
         environment_id: registered.environment_id.clone(),
-        target_environment: registered.name.clone(),
+        target_environment: plan.environment.clone(),
         strategy: strategy.to_owned(),
         source_version: good,
         target_version: id.clone(),
@@ -336,7 +396,7 @@ fn stored(
         kind: "rollout".to_owned(),
         plan_hash: plan.hash(&registered.target),
         state_json: json(serde_json::to_string(&State::planned(now)))?,
-        idem_key: key,
+        idem_key: None,
         version: Some(NewVersion {
             image: plan.new.image.clone(),
             digest: pinned_digest(&plan.new.image)
@@ -347,7 +407,81 @@ fn stored(
         }),
         plan_json: json(serde_json::to_string(&plan))?,
         now,
-        audit: coordinator.audit(("token", &caller.subject), "deployment.start", &id, detail),
+        audit: coordinator.audit(actor, "deployment.start", &id, detail),
         deployment_id: id,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(gates: serde_json::Value, on_failure: &str) -> EnvironmentSpec {
+        EnvironmentSpec {
+            name: "production".to_owned(),
+            auto: true,
+            after: vec![],
+            target: String::new(),
+            strategy: Strategy::BlueGreen,
+            steps: vec![],
+            smoke: vec![],
+            approval: None,
+            watch_ms: 0,
+            retain_old_ms: 0,
+            drain_ms: 0,
+            replicas: None,
+            environment: BTreeMap::new(),
+            memory_bytes: 0,
+            cpu_millis: 0,
+            max_surge_percent: 0,
+            max_unavailable_percent: 0,
+            gates,
+            on_failure: on_failure.to_owned(),
+            require_staging: true,
+        }
+    }
+
+    #[test]
+    fn a_gate_that_nothing_evaluates_is_refused_and_never_skipped() {
+        let ppm = |gates| max_error_ppm(&spec(gates, "rollback")).map_err(|e| e.to_string());
+        assert_eq!(ppm(serde_json::Value::Null), Ok(None));
+        assert_eq!(ppm(serde_json::json!({ "watch": {} })), Ok(None));
+        let watch = |rate: serde_json::Value| {
+            ppm(serde_json::json!({ "watch": { "max_error_rate": rate } }))
+        };
+        assert_eq!(watch("1%".into()), Ok(Some(10_000)));
+        assert_eq!(watch(0.1.into()), Ok(Some(1_000)));
+        for bad in ["x", "-1%", "101%", "NaN", ""] {
+            assert!(watch(bad.into()).is_err(), "{bad}");
+        }
+        assert!(ppm(serde_json::json!({ "custom": [] })).is_err());
+        assert!(ppm(serde_json::json!([])).is_err());
+        assert!(max_error_ppm(&spec(serde_json::Value::Null, "hold")).is_err());
+    }
+
+    #[test]
+    fn the_stricter_of_file_and_server_holds() {
+        let mut spec = spec(serde_json::Value::Null, "rollback");
+        assert_eq!(approval(&spec, &Policy::default()), None);
+        let server = Policy {
+            approval: true,
+            min_approvals: 2,
+            ..Policy::default()
+        };
+        let rule = approval(&spec, &server).unwrap();
+        assert_eq!((rule.min_approvals, rule.approver_not_initiator), (2, true));
+        spec.approval = Some(slipway_core::pipeline::ApprovalSpec {
+            groups: vec!["release".to_owned()],
+            min_approvals: 1,
+            approver_not_initiator: false,
+            expiry_ms: 5,
+        });
+        let rule = approval(&spec, &Policy::default()).unwrap();
+        assert!(!rule.approver_not_initiator && rule.groups.contains("release"));
+        let strict = Policy {
+            approver_not_initiator: true,
+            ..server
+        };
+        assert!(approval(&spec, &strict).unwrap().approver_not_initiator);
+    }
 }

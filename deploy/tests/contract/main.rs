@@ -1,5 +1,7 @@
 //! One suite per port, on the fake and on the real adapter.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
 use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Duration;

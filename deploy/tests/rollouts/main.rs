@@ -1,6 +1,8 @@
 //! The coordinator with a real store, real gRPC and real health checks, over fake targets and
 //! routers.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
 mod harness;
 
 use std::sync::atomic::Ordering;
@@ -169,6 +171,9 @@ async fn a_version_that_fails_under_traffic_is_taken_back_by_itself() {
     assert_eq!(row.status, "rolled_back", "{row:#?}");
     let why = row.reason.unwrap_or_default();
     assert!(why.starts_with("30 of 100 requests"), "{why}");
+    let looks = world.db.rollout_health(&second, 100).await.unwrap();
+    let verdicts: Vec<&str> = looks.iter().map(|look| look.verdict.as_str()).collect();
+    assert_eq!(verdicts.last(), Some(&"bad"), "{looks:?}");
     assert_eq!(world.serving("production").await, Some(first));
 }
 
@@ -219,27 +224,21 @@ async fn production_needs_a_second_person_whose_identity_is_its_token() {
         approver_id: approver_id.to_owned(),
         plan_hash: plan_hash.to_owned(),
     };
-    let own = client
-        .approve(as_user("alice", ask("", "")))
-        .await
-        .unwrap_err();
-    assert_eq!(
-        (own.code(), reason(&own)),
-        (Code::PermissionDenied, "may_not_approve")
-    );
-    let other = client
-        .approve(as_user("alice", ask("bob", "")))
-        .await
-        .unwrap_err();
-    assert_eq!(
-        (other.code(), reason(&other)),
-        (Code::PermissionDenied, "other_name")
-    );
-    let viewer = client
-        .approve(as_user("vera", ask("", "")))
-        .await
-        .unwrap_err();
-    assert_eq!(viewer.code(), Code::PermissionDenied);
+    let denied = [
+        ("alice", "", "may_not_approve"),
+        ("alice", "bob", "other_name"),
+    ];
+    for (who, named, why) in denied.into_iter().chain([("vera", "", "may_not_approve")]) {
+        let refused = client
+            .approve(as_user(who, ask(named, "")))
+            .await
+            .unwrap_err();
+        assert_eq!(
+            (refused.code(), reason(&refused)),
+            (Code::PermissionDenied, why),
+            "{who}"
+        );
+    }
     let nobody = client
         .approve(tonic::Request::new(ask("bob", "")))
         .await
@@ -366,6 +365,66 @@ async fn production_takes_only_what_succeeded_in_staging() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_success_in_staging_leads_to_production_once_and_by_itself() {
+    let mut world = World::start().await;
+    let one = Instance::start().await;
+    world.fakes.target.serve(&image('1'), &one.address);
+    let after = |deploy: &mut serde_json::Value| {
+        deploy["environments"][1]["after"] = serde_json::json!(["staging"]);
+        deploy["environments"][1]["approval"] = serde_json::json!({
+            "groups": [], "min_approvals": 1, "approver_not_initiator": true,
+            "expiry_ms": 86_400_000
+        });
+    };
+    let staging = world.deploy("staging", &image('1'), after).await.unwrap();
+    assert_eq!(world.ended(&staging).await.status, "completed");
+    let filter = slipway_store::RolloutFilter {
+        environment: "production".to_owned(),
+        limit: 10,
+        ..slipway_store::RolloutFilter::default()
+    };
+    let mut found = Vec::new();
+    for _ in 0..1_000 {
+        found = world.db.rollouts(&filter).await.unwrap();
+        if !found.is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let production = found.pop().expect("production follows");
+    assert_eq!(production.initiator_id, "alice");
+    // Whoever started staging started this: a second person is needed here too.
+    let id = production.deployment_id.clone();
+    world
+        .until(&id, "asked", |row| row.phase == "await_approval")
+        .await;
+    let ask = v1::ApproveRequest {
+        deployment_id: id.clone(),
+        ..v1::ApproveRequest::default()
+    };
+    let own = world
+        .client()
+        .await
+        .approve(as_user("alice", ask.clone()))
+        .await
+        .unwrap_err();
+    assert_eq!(reason(&own), "may_not_approve");
+    world
+        .client()
+        .await
+        .approve(as_user("bob", ask))
+        .await
+        .unwrap();
+    assert_eq!(world.ended(&id).await.status, "completed");
+    // A restart looks again and starts nothing twice.
+    world.kill();
+    world.boot();
+    let settled = world.deploy("staging", &image('1'), |_| {}).await.unwrap();
+    assert_eq!(world.ended(&settled).await.status, "completed");
+    assert_eq!(world.db.rollouts(&filter).await.unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_coordinator_killed_in_the_middle_is_resumed_by_the_next_one() {
     let (mut world, _one, first) = serving_one().await;
     let two = Instance::start().await;
@@ -411,6 +470,46 @@ async fn a_coordinator_killed_in_the_middle_is_resumed_by_the_next_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_killed_at_many_moments_always_ends_at_one_proven_version() {
+    let (mut world, _one, mut stable) = serving_one().await;
+    let (good, bad) = (Instance::start().await, Instance::start().await);
+    bad.status.store(500, Ordering::SeqCst);
+    world.fakes.target.serve(&image('2'), &good.address);
+    world.fakes.target.serve(&image('3'), &bad.address);
+    for (round, delay_ms) in [0, 3, 8, 20, 60, 200, 900, 2_050].into_iter().enumerate() {
+        let digit = if round % 4 == 3 { '3' } else { '2' };
+        let id = world
+            .deploy("production", &image(digit), |_| {})
+            .await
+            .unwrap();
+        tokio::time::sleep(Duration::from_millis(delay_ms)).await;
+        world.kill();
+        let at = world.row(&id).await.phase;
+        world.boot();
+        let row = world.ended(&id).await;
+        let end = if digit == '3' { "failed" } else { "completed" };
+        assert_eq!(
+            row.status, end,
+            "killed after {delay_ms} ms in {at}: {row:#?}"
+        );
+        if row.status == "completed" {
+            stable = id;
+        }
+        assert_eq!(
+            world.serving("production").await.as_ref(),
+            Some(&stable),
+            "killed in {at}"
+        );
+        let lock = world
+            .db
+            .lock(&row.service_id, &row.environment_id)
+            .await
+            .unwrap();
+        assert_eq!(lock, None, "killed in {at}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn lost_replies_of_the_target_start_nothing_twice() {
     let (mut world, _one, _) = serving_one().await;
     let two = Instance::start().await;
@@ -423,6 +522,28 @@ async fn lost_replies_of_the_target_start_nothing_twice() {
         .unwrap();
     assert_eq!(world.ended(&second).await.status, "completed");
     assert_eq!(world.fakes.target.started().len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn traffic_follows_an_instance_that_came_back_elsewhere() {
+    use slipway_deploy::traffic::Traffic as _;
+    let (world, _one, first) = serving_one().await;
+    world.fakes.target.end(&format!("slipway-{first}-1"));
+    let followed = async {
+        loop {
+            let reading = world.fakes.traffic.read("shop/production").await.unwrap();
+            let table = reading.table.unwrap();
+            table.check().unwrap();
+            if table.versions[0].instances.len() == 1 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(15), followed)
+        .await
+        .expect("followed");
+    assert_eq!(world.serving("production").await, Some(first));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -98,12 +98,16 @@ fn check(
         return Err(WireError::Unknown("artifacts"));
     }
     let reports = reports(result)?;
+    let mut detail: String = result.detail.chars().take(2_000).collect();
     let (state, reason) = match derive_outcome(ending, result.exit_code, &result.reason) {
         Outcome::Lost(reason) => return Ok(Checked::Lost(reason)),
         Outcome::Cancelled => (StageState::Cancelled, Some("cancelled".to_owned())),
         Outcome::Failed(reason) => (StageState::Failed, Some(reason)),
         Outcome::Succeeded => match coverage_problem(planned, result) {
-            Some(reason) => (StageState::Failed, Some(reason)),
+            Some(problem) => {
+                detail = problem;
+                (StageState::Failed, Some("coverage".to_owned()))
+            }
             None => (StageState::Succeeded, None),
         },
     };
@@ -120,7 +124,7 @@ fn check(
         state,
         try_again,
         reason,
-        detail: result.detail.chars().take(2_000).collect(),
+        detail,
         exit_code: result.exit_code,
         output_layer: result.output_layer.clone(),
         source_root: result.source_root.clone(),
@@ -159,7 +163,12 @@ fn coverage_problem(planned: &PlannedStage, result: &v1::Result) -> Option<Strin
         let report = result.coverage.iter().find(|r| r.path == promised.path)?;
         #[expect(clippy::cast_precision_loss, reason = "a percentage")]
         let percent = report.lines_covered as f64 * 100.0 / report.lines_valid.max(1) as f64;
-        (report.lines_valid > 0 && percent < min).then(|| "coverage".to_owned())
+        (report.lines_valid > 0 && percent < min).then(|| {
+            format!(
+                "`{}`: {percent:.1} % of the lines are covered, less than {min} %",
+                report.path
+            )
+        })
     })
 }
 

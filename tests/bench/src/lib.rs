@@ -1,1 +1,8 @@
-//! tests
+//! What benches share: figures as JSON lines, percentiles, a fleet of bare agents, a PostgreSQL.
+//!
+//! A bench prints one JSON line per figure and nothing else on standard output. Whatever a figure is
+//! compared with is measured in the same run, so that the ratio holds on any hardware.
+
+pub mod figure;
+pub mod fleet;
+pub mod postgres;

@@ -152,6 +152,10 @@ pub struct RolloutPlan {
     pub limits: WatchLimits,
     /// What else is launched.
     pub facts: Facts,
+    /// The deploy section that it was planned from, JSON: what comes after it is read here. Its hash
+    /// is among the facts.
+    #[serde(default)]
+    pub section: String,
     /// There was no good version when this was planned: there is nothing to go back to.
     pub first: bool,
 }

@@ -145,6 +145,7 @@ pub(super) fn plan_of(kind: Kind) -> RolloutPlan {
         },
         limits: WatchLimits::default(),
         facts: Facts::default(),
+        section: String::new(),
         first: false,
     }
 }

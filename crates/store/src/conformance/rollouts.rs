@@ -352,18 +352,24 @@ pub async fn an_intent_is_written_under_the_lock_with_a_new_generation(db: Db) {
     assert_eq!(seen, [(1, "intent"), (2, "applied")]);
 }
 
-/// What succeeded is good, the others get their time, and a rollback turns both around.
-pub async fn a_success_makes_a_version_good_and_a_rollback_undoes_it(db: Db) {
+async fn succeeded(db: &Db, row: &RolloutRow, stable: Option<&str>, seconds: i64) {
+    let mut state = in_phase(row, Phase::Succeeded);
+    state.stable = stable.map(str::to_owned);
+    let mut change = RolloutChange::to(state);
+    change.ending = Ending::Proven {
+        retain: Duration::from_secs(600),
+    };
+    db.change_rollout(row, change, at(seconds))
+        .await
+        .expect("ended");
+}
+
+/// What succeeded is good, and the others get their time.
+pub async fn a_success_makes_a_version_good_and_the_others_retire(db: Db) {
     for (id, seconds) in [("d1", 0), ("d2", 100)] {
         begun(&db, id).await;
         let row = locked(&db, id, seconds).await;
-        let mut change = RolloutChange::to(in_phase(&row, Phase::Succeeded));
-        change.ending = Ending::Proven {
-            retain: Duration::from_secs(600),
-        };
-        db.change_rollout(&row, change, at(seconds + 1))
-            .await
-            .expect("ended");
+        succeeded(&db, &row, None, seconds + 1).await;
     }
     let versions = db
         .versions("service", "environment")
@@ -395,7 +401,23 @@ pub async fn a_success_makes_a_version_good_and_a_rollback_undoes_it(db: Db) {
             .len(),
         1
     );
+    assert!(db.begin_retirement("d1", at(701)).await.expect("asked"));
+    db.version_is_gone("d1").await.expect("written");
+    assert!(
+        db.versions_to_retire(at(999))
+            .await
+            .expect("readable")
+            .is_empty()
+    );
+}
 
+/// A rollback turns both around: what it took away is not good any more.
+pub async fn a_rollback_undoes_a_success(db: Db) {
+    for (id, seconds) in [("d1", 0), ("d2", 100)] {
+        begun(&db, id).await;
+        let row = locked(&db, id, seconds).await;
+        succeeded(&db, &row, None, seconds + 1).await;
+    }
     let mut back = new_rollout("r1", "rollback", None);
     back.target_version = "d1".to_owned();
     db.begin_rollout(back).await.expect("stored");
@@ -408,15 +430,7 @@ pub async fn a_success_makes_a_version_good_and_a_rollback_undoes_it(db: Db) {
             .is_empty()
     );
     assert!(!db.begin_retirement("d1", at(701)).await.expect("asked"));
-    let mut state = in_phase(&row, Phase::Succeeded);
-    state.stable = Some("d2".to_owned());
-    let mut change = RolloutChange::to(state);
-    change.ending = Ending::Proven {
-        retain: Duration::from_secs(600),
-    };
-    db.change_rollout(&row, change, at(201))
-        .await
-        .expect("ended");
+    succeeded(&db, &row, Some("d2"), 201).await;
     let versions = db
         .versions("service", "environment")
         .await
@@ -474,6 +488,33 @@ pub async fn an_approval_is_recorded_until_the_rollout_ends(db: Db) {
     );
 }
 
+/// Outside of rollouts fences rise too; while one holds the place there is none to be had.
+pub async fn a_quiet_fence_is_given_only_while_nobody_holds_the_place(db: Db) {
+    let fence = |db: Db| async move { db.quiet_fence("service", "environment").await };
+    let one = fence(db.clone()).await.expect("asked").expect("free");
+    let two = fence(db.clone()).await.expect("asked").expect("free");
+    assert!(two > one);
+    begun(&db, "d1").await;
+    let row = locked(&db, "d1", 0).await;
+    assert!(row.token > i64::try_from(two.0).expect("small"));
+    assert_eq!(fence(db.clone()).await.expect("asked"), None);
+    let look = crate::RolloutHealthRow {
+        health_id: "h1".to_owned(),
+        deployment_id: "d1".to_owned(),
+        metric_name: "error_rate".to_owned(),
+        baseline_value: None,
+        current_value: Some(0.25),
+        threshold_alert: 1,
+        checked_at: 5,
+        step_idx: 0,
+        verdict: "bad".to_owned(),
+        evidence_json: "{}".to_owned(),
+        rule_version: "literal-1".to_owned(),
+    };
+    db.record_rollout_health(look.clone()).await.expect("kept");
+    assert_eq!(db.rollout_health("d1", 10).await.expect("readable"), [look]);
+}
+
 /// An environment keeps its id whatever is registered under its name.
 pub async fn an_environment_keeps_its_id(db: Db) {
     let one = db
@@ -528,8 +569,10 @@ mod sqlite {
         the_lock_has_one_holder_and_goes_to_the_next,
         a_silent_holder_is_resolved_before_the_next_starts,
         an_intent_is_written_under_the_lock_with_a_new_generation,
-        a_success_makes_a_version_good_and_a_rollback_undoes_it,
+        a_success_makes_a_version_good_and_the_others_retire,
+        a_rollback_undoes_a_success,
         an_approval_is_recorded_until_the_rollout_ends,
         an_environment_keeps_its_id,
+        a_quiet_fence_is_given_only_while_nobody_holds_the_place,
     );
 }

@@ -1,14 +1,16 @@
-//! The decision: one thing to do, from one snapshot.
+//! The decision: one thing to do, from one snapshot. What comes before the first effect is in
+//! `start`, the way back in `back`.
+
+mod back;
+mod start;
 
 use std::time::Duration;
 
-use super::lock::SAFETY_MARGIN;
-use super::phase::Phase;
-use super::snapshot::{LockView, Next, Observed, Plan, Smoke, Snapshot, TargetView, Wish};
-use super::spec::Kind;
-use super::state::{Effect, StepStatus, Transition};
-use super::watch::{Verdict, WatchBase, judge_traffic, ppm};
-use crate::access::Judgement;
+use crate::rollout::lock::SAFETY_MARGIN;
+use crate::rollout::phase::Phase;
+use crate::rollout::snapshot::{LockView, Next, Observed, Plan, Smoke, Snapshot, TargetView, Wish};
+use crate::rollout::state::{Effect, StepStatus, Transition};
+use crate::rollout::watch::{Verdict, WatchBase, judge_traffic, ppm};
 use crate::time::Timestamp;
 use crate::traffic::{FULL_BP, Fence};
 
@@ -16,10 +18,6 @@ use crate::traffic::{FULL_BP, Fence};
 const TICK: Duration = Duration::from_secs(5);
 /// How often something that is about to change is looked at.
 const SOON: Duration = Duration::from_millis(250);
-/// How often the lock is asked for.
-const LOCK_SWEEP: Duration = Duration::from_secs(2);
-/// How much longer than the drain itself its answer may take.
-const DRAIN_SLACK_MS: u64 = 30_000;
 
 /// Says what to do next.
 #[must_use]
@@ -104,27 +102,6 @@ impl Decision<'_> {
             .map_or(FULL_BP, |step| step.weight_bp)
     }
 
-    /// The way out after something went wrong, from wherever the rollout stands.
-    fn back(&self, reason: &str) -> Plan {
-        let state = &self.s.state;
-        let to = |phase, reason: String| Transition::to(phase, state.step_idx).because(reason);
-        let mut transition = match (state.traffic_touched, &state.stable, self.s.plan.kind) {
-            (true, Some(_), _) => to(Phase::ShiftBack, reason.to_owned()),
-            (true, None, _) => to(
-                Phase::Failed,
-                format!(
-                    "{reason}; this was the first deployment, so there is no version to go back \
-                     to: the new one keeps the traffic until another deployment replaces it"
-                ),
-            ),
-            (false, _, Kind::Rollout) => to(Phase::Clean, reason.to_owned()),
-            // The instances belong to a version that was good; nothing here was made to be removed.
-            (false, _, Kind::Rollback) => to(Phase::Failed, reason.to_owned()),
-        };
-        transition.wish_done = true;
-        self.say(Next::Enter(transition), reason)
-    }
-
     fn wished(&self) -> Option<Plan> {
         let state = &self.s.state;
         let looking = matches!(state.phase, Phase::Bake | Phase::Watch);
@@ -170,74 +147,6 @@ impl Decision<'_> {
             return Some(self.back(&reason));
         }
         None
-    }
-
-    fn planned(&self) -> Plan {
-        match &self.s.barred {
-            Some(reason) if self.s.awaited => self.wait(reason.clone(), TICK),
-            Some(reason) => self.fail(reason),
-            None => self.enter(Phase::AwaitApproval, "checked"),
-        }
-    }
-
-    fn await_approval(&self) -> Plan {
-        if self.s.plan.kind == Kind::Rollback {
-            return self.enter(Phase::WaitLock, "a rollback needs no approval");
-        }
-        match &self.s.approval {
-            Judgement::NotNeeded => self.enter(Phase::WaitLock, "no approval needed"),
-            Judgement::Granted { by } => {
-                self.enter(Phase::WaitLock, &format!("approved by {}", by.join(", ")))
-            }
-            Judgement::Rejected { by } => self.fail(&format!("rejected by {by}")),
-            Judgement::Expired => self.fail("nobody approved in time"),
-            Judgement::Pending { missing, .. } => {
-                self.wait(format!("waits for {missing} approval(s)"), TICK)
-            }
-        }
-    }
-
-    fn fail(&self, reason: &str) -> Plan {
-        let failed = Transition::to(Phase::Failed, self.s.state.step_idx).because(reason);
-        self.say(Next::Enter(failed), reason)
-    }
-
-    /// The approval is judged again under the lock: between the answer and its use the plan, the
-    /// approver's membership or the order of deployments may have changed.
-    fn wait_lock(&self) -> Plan {
-        let rollback = self.s.plan.kind == Kind::Rollback;
-        match &self.s.lock {
-            LockView::Mine { .. } => {}
-            LockView::TimedOut => return self.fail("lock_timeout: waited 30 minutes for its turn"),
-            LockView::NotMine | LockView::Lost => {
-                return Plan {
-                    next: Next::AskLock,
-                    report: "asks for the lock".to_owned(),
-                    wake_at: self.now.after(LOCK_SWEEP),
-                };
-            }
-        }
-        if !rollback && (self.s.plan_changed || !self.s.approval.allows()) {
-            let mut again = Transition::to(Phase::AwaitApproval, 0);
-            again.release_lock = true;
-            return self.say(
-                Next::Enter(again),
-                "approval_void: what was approved has changed",
-            );
-        }
-        if let Some(reason) = &self.s.barred {
-            return self.fail(reason);
-        }
-        if rollback && self.s.good_version.as_ref() == Some(&self.s.plan.new.version_id) {
-            return self.fail("the version that should come back has the traffic already");
-        }
-        let mut prepare = Transition::to(Phase::Prepare, 0);
-        prepare.stable = Some(self.s.good_version.clone());
-        let report = match &self.s.good_version {
-            Some(version) => format!("stable is {version}"),
-            None => "first deployment: there is no version to go back to".to_owned(),
-        };
-        self.say(Next::Enter(prepare), report)
     }
 
     fn prepare(&self) -> Plan {
@@ -434,77 +343,6 @@ impl Decision<'_> {
         };
         next.wish_done = wish_done;
         next
-    }
-
-    /// `SHIFT_BACK`, `VERIFY_BACK`, `HELD`: all traffic to stable, until it is proven.
-    fn shift_back(&self) -> Plan {
-        let state = &self.s.state;
-        let late = self.lasted() > self.s.plan.timings.back_ms;
-        if late && state.phase != Phase::Held {
-            let why =
-                "stable could not be proven to have the traffic: somebody must look; tried on";
-            let mut held = Transition::to(Phase::Held, state.step_idx);
-            held.reason = Some(match &state.reason {
-                Some(reason) => format!("{reason}; {why}"),
-                None => why.to_owned(),
-            });
-            return self.say(Next::Enter(held), why);
-        }
-        // Only what is known to be gone is started again; a target that cannot be read must not
-        // delay the way back, the router knows stable's instances.
-        let gone = self
-            .observed()
-            .target
-            .as_ref()
-            .is_some_and(|target| TargetView::running(&target.stable) == 0);
-        let ensuring = state
-            .step
-            .as_ref()
-            .is_some_and(|s| s.effect == Effect::EnsureStable);
-        if gone || ensuring {
-            return self.drive(Effect::EnsureStable, Some(!gone), None);
-        }
-        let drain = Transition::to(Phase::DrainNew, state.step_idx);
-        self.drive(Effect::Route { new_bp: 0 }, self.routed(0), Some(drain))
-    }
-
-    fn drain_new(&self) -> Plan {
-        let applied = self
-            .s
-            .state
-            .step
-            .as_ref()
-            .is_some_and(|step| step.status == StepStatus::Applied);
-        let limit = self.s.plan.timings.drain_ms.saturating_add(DRAIN_SLACK_MS);
-        let next = match self.s.plan.kind {
-            Kind::Rollout => Phase::Clean,
-            Kind::Rollback => Phase::RolledBack,
-        };
-        let then = Transition::to(next, self.s.state.step_idx);
-        if self.lasted() > limit {
-            return self.say(Next::Enter(then), "drain gave no answer in time");
-        }
-        self.drive(Effect::DrainNew, Some(applied), Some(then))
-    }
-
-    fn clean(&self) -> Plan {
-        let end = if self.s.state.traffic_touched {
-            Phase::RolledBack
-        } else {
-            Phase::Failed
-        };
-        let then = Transition::to(end, self.s.state.step_idx);
-        let limit = self.s.plan.timings.progress_ms;
-        if self.lasted() > limit {
-            // Left-overs carry this deployment's label and are swept later; traffic is safe.
-            return self.say(Next::Enter(then), "the target gave no answer; swept later");
-        }
-        let gone = self
-            .observed()
-            .target
-            .as_ref()
-            .map(|target| target.new.is_empty());
-        self.drive(Effect::RetireNew, gone, Some(then))
     }
 
     /// The step protocol. `done` is the read-back: `None` = not known.

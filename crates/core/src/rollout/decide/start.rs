@@ -1,0 +1,80 @@
+//! Before the first effect: what must come first, who must agree, whose turn it is.
+
+use std::time::Duration;
+
+use super::{Decision, TICK};
+use crate::access::Judgement;
+use crate::rollout::{Kind, LockView, Next, Phase, Plan, Transition};
+
+/// How often the lock is asked for.
+const LOCK_SWEEP: Duration = Duration::from_secs(2);
+
+impl Decision<'_> {
+    pub(super) fn planned(&self) -> Plan {
+        match &self.s.barred {
+            Some(reason) if self.s.awaited => self.wait(reason.clone(), TICK),
+            Some(reason) => self.fail(reason),
+            None => self.enter(Phase::AwaitApproval, "checked"),
+        }
+    }
+
+    pub(super) fn await_approval(&self) -> Plan {
+        if self.s.plan.kind == Kind::Rollback {
+            return self.enter(Phase::WaitLock, "a rollback needs no approval");
+        }
+        match &self.s.approval {
+            Judgement::NotNeeded => self.enter(Phase::WaitLock, "no approval needed"),
+            Judgement::Granted { by } => {
+                self.enter(Phase::WaitLock, &format!("approved by {}", by.join(", ")))
+            }
+            Judgement::Rejected { by } => self.fail(&format!("rejected by {by}")),
+            Judgement::Expired => self.fail("nobody approved in time"),
+            Judgement::Pending { missing, .. } => {
+                self.wait(format!("waits for {missing} approval(s)"), TICK)
+            }
+        }
+    }
+
+    pub(super) fn fail(&self, reason: &str) -> Plan {
+        let failed = Transition::to(Phase::Failed, self.s.state.step_idx).because(reason);
+        self.say(Next::Enter(failed), reason)
+    }
+
+    /// The approval is judged again under the lock: between the answer and its use the plan, the
+    /// approver's membership or the order of deployments may have changed.
+    pub(super) fn wait_lock(&self) -> Plan {
+        let rollback = self.s.plan.kind == Kind::Rollback;
+        match &self.s.lock {
+            LockView::Mine { .. } => {}
+            LockView::TimedOut => return self.fail("lock_timeout: waited 30 minutes for its turn"),
+            LockView::NotMine | LockView::Lost => {
+                return Plan {
+                    next: Next::AskLock,
+                    report: "asks for the lock".to_owned(),
+                    wake_at: self.now.after(LOCK_SWEEP),
+                };
+            }
+        }
+        if !rollback && (self.s.plan_changed || !self.s.approval.allows()) {
+            let mut again = Transition::to(Phase::AwaitApproval, 0);
+            again.release_lock = true;
+            return self.say(
+                Next::Enter(again),
+                "approval_void: what was approved has changed",
+            );
+        }
+        if let Some(reason) = &self.s.barred {
+            return self.fail(reason);
+        }
+        if rollback && self.s.good_version.as_ref() == Some(&self.s.plan.new.version_id) {
+            return self.fail("the version that should come back has the traffic already");
+        }
+        let mut prepare = Transition::to(Phase::Prepare, 0);
+        prepare.stable = Some(self.s.good_version.clone());
+        let report = match &self.s.good_version {
+            Some(version) => format!("stable is {version}"),
+            None => "first deployment: there is no version to go back to".to_owned(),
+        };
+        self.say(Next::Enter(prepare), report)
+    }
+}

@@ -1,0 +1,91 @@
+//! Removes instances whose version is gone: left behind when a target did not answer in time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use slipway_core::traffic::Fence;
+use slipway_store::{EnvironmentRow, ServiceRow};
+
+use crate::places::EnvironmentTarget;
+use crate::run::Coordinator;
+use crate::targets::Place;
+
+/// How often places are swept.
+const TICK: Duration = Duration::from_secs(60);
+
+/// Runs until shutdown.
+pub(crate) async fn sweep(coordinator: Arc<Coordinator>) {
+    loop {
+        tokio::select! {
+            () = coordinator.shutdown.cancelled() => return,
+            () = tokio::time::sleep(TICK) => {}
+        }
+        if let Err(error) = look(&coordinator).await {
+            tracing::warn!("cannot sweep: {error:#}");
+        }
+    }
+}
+
+async fn look(coordinator: &Coordinator) -> anyhow::Result<()> {
+    let services = coordinator.db.services().await?;
+    for environment in coordinator.db.environments().await? {
+        for service in &services {
+            if let Err(error) = sweep_one(coordinator, &environment, service).await {
+                let (service, environment) = (&service.name, &environment.name);
+                tracing::warn!(service, environment, "cannot sweep: {error:#}");
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn sweep_one(
+    coordinator: &Coordinator,
+    environment: &EnvironmentRow,
+    service: &ServiceRow,
+) -> anyhow::Result<()> {
+    let (service_id, environment_id) = (&service.service_id, &environment.environment_id);
+    let versions = coordinator.db.versions(service_id, environment_id).await?;
+    let is_gone = |id: &str| {
+        versions
+            .iter()
+            .any(|v| v.version_id == id && v.state == "gone")
+    };
+    if !versions.iter().any(|version| version.state == "gone") {
+        return Ok(());
+    }
+    // A rollback may be starting a version again that is still written down as gone.
+    if coordinator
+        .db
+        .lock(service_id, environment_id)
+        .await?
+        .is_some()
+    {
+        return Ok(());
+    }
+    let target: EnvironmentTarget = serde_json::from_str(&environment.target)?;
+    let adapters = coordinator
+        .connect
+        .connect(&target)
+        .map_err(anyhow::Error::msg)?;
+    let place = Place {
+        service_id: service_id.clone(),
+        environment_id: environment_id.clone(),
+        service: service.name.clone(),
+    };
+    let fence = Fence {
+        token: u64::MAX,
+        generation: 0,
+    };
+    let grace = Duration::from_millis(coordinator.defaults.stop_ms);
+    for version in adapters.target.observe(&place).await?.into_keys() {
+        if is_gone(&version) {
+            adapters
+                .target
+                .retire(fence, &place, &version, grace)
+                .await?;
+            tracing::info!(version, "left-over instances were removed");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,137 @@
+//! Bare agents: real gRPC streams that take every assignment and end it at once. They measure what
+//! the dispatcher does, without containers.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use slipway_daemon::{Clock, Rng, Shutdown};
+use slipway_dispatcher::token::{self, Kind};
+use slipway_proto::v1::agent_message::Message as Out;
+use slipway_proto::v1::agents_client::AgentsClient;
+use slipway_proto::v1::dispatcher_message::Message as In;
+use slipway_proto::v1::{self, AgentMessage};
+use slipway_store::Db;
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint};
+
+/// Between two renewals of a bare agent.
+const RENEW: Duration = Duration::from_secs(15);
+
+/// An assignment that arrived: when, by the shared clock.
+pub type Arrived = Duration;
+
+/// Starts `count` agents of `slots` slots each; `arrived` hears of every assignment.
+///
+/// # Errors
+/// When one cannot join.
+pub async fn start(
+    db: &Db,
+    grpc: SocketAddr,
+    count: usize,
+    slots: u32,
+    clock: &Clock,
+    arrived: mpsc::Sender<Arrived>,
+    shutdown: &Shutdown,
+) -> anyhow::Result<()> {
+    let rng = Rng::system();
+    let join = token::mint(Kind::Join, &rng);
+    let hash = token::hash(Kind::Join, &join).context("a fresh token is a token")?;
+    let now = clock.now();
+    let uses = u32::try_from(count)?;
+    db.insert_join_token(&hash, "{}", uses, now.after(Duration::from_secs(600)), now)
+        .await?;
+    let join: Arc<str> = join.into();
+    for number in 0..count {
+        let channel = Endpoint::from_shared(format!("http://{grpc}"))?
+            .tcp_nodelay(true)
+            .connect()
+            .await?;
+        let (clock, arrived, join) = (clock.clone(), arrived.clone(), Arc::clone(&join));
+        let (ready, connected) = tokio::sync::oneshot::channel();
+        shutdown.spawn("bare agent", async move {
+            if let Err(error) = agent(channel, &join, number, slots, &clock, &arrived, ready).await
+            {
+                tracing::debug!("a bare agent ended: {error:#}");
+            }
+        });
+        connected.await.context("a bare agent did not connect")?;
+    }
+    Ok(())
+}
+
+fn said(message: Out) -> AgentMessage {
+    AgentMessage {
+        message: Some(message),
+    }
+}
+
+async fn agent(
+    channel: Channel,
+    join: &str,
+    number: usize,
+    slots: u32,
+    clock: &Clock,
+    arrived: &mpsc::Sender<Arrived>,
+    ready: tokio::sync::oneshot::Sender<()>,
+) -> anyhow::Result<()> {
+    let mut client = AgentsClient::new(channel);
+    let identity = client
+        .register(v1::RegisterRequest {
+            join_token: join.to_owned(),
+            name: format!("bare-{number}"),
+        })
+        .await?
+        .into_inner();
+    let (outgoing, receiver) = mpsc::channel(256);
+    let hello = v1::Hello {
+        version: 1,
+        boot_id: format!("bare-{number}"),
+        slots,
+        facts: Some(v1::Facts::default()),
+        ..v1::Hello::default()
+    };
+    outgoing.send(said(Out::Hello(hello))).await?;
+    let mut request = tonic::Request::new(ReceiverStream::new(receiver));
+    let bearer = format!("Bearer {}", identity.credential).parse()?;
+    request.metadata_mut().insert("authorization", bearer);
+    let mut messages = client.link(request).await?.into_inner();
+    let mut ready = Some(ready);
+    let mut renew = tokio::time::interval(RENEW);
+    loop {
+        let message = tokio::select! {
+            message = messages.next() => message,
+            _ = renew.tick() => {
+                outgoing.send(said(Out::Renew(v1::Renew::default()))).await?;
+                continue;
+            }
+        };
+        match message.transpose()?.and_then(|m| m.message) {
+            None => return Ok(()),
+            Some(In::Welcome(_)) => {
+                if let Some(ready) = ready.take() {
+                    let _nobody_waits = ready.send(());
+                }
+            }
+            Some(In::Assign(assign)) => {
+                let _nobody_measures = arrived.try_send(clock.monotonic());
+                let attempt = assign.attempt;
+                outgoing
+                    .send(said(Out::Taken(v1::Taken {
+                        attempt: attempt.clone(),
+                    })))
+                    .await?;
+                let result = v1::Result {
+                    attempt,
+                    ending: v1::Ending::Exited.into(),
+                    ..v1::Result::default()
+                };
+                outgoing.send(said(Out::Result(result))).await?;
+            }
+            Some(_) => {}
+        }
+    }
+}
