@@ -1,1 +1,26 @@
-//! What whole-system tests share.
+//! What whole-system tests share: the system in one process ([`Cluster`]) or in many
+//! ([`Process`]), services of this machine ([`require()`]), a git repository, and every code host's
+//! way of signing a delivery.
+//!
+//! Nothing here decides whether a test passes. Waiting is always for a condition, with a deadline.
+
+pub mod cluster;
+pub mod deliveries;
+pub mod git;
+pub mod postgres;
+pub mod process;
+pub mod registry;
+pub mod require;
+pub mod rest;
+pub mod traffic;
+pub mod wait;
+
+pub use cluster::{Cluster, Parts};
+pub use deliveries::Hook;
+pub use git::Repository;
+pub use postgres::Postgres;
+pub use process::Process;
+pub use registry::ImageRegistry;
+pub use require::require;
+pub use rest::Rest;
+pub use wait::{eventually, free_address};

@@ -14,6 +14,18 @@ pub(crate) struct Answered {
     pub(crate) goes_on: bool,
 }
 
+/// Looked at first: without the right nobody learns which deployments there are to approve.
+fn has_the_right(caller: &Caller) -> Result<(), Refused> {
+    if caller.may(Deed::Approve) {
+        return Ok(());
+    }
+    Err(Refused::MayNot {
+        who: caller.subject.clone(),
+        what: "approve or reject a deployment",
+        needed: "the role approver or admin",
+    })
+}
+
 /// Records a yes.
 pub(crate) async fn approve(
     coordinator: &Coordinator,
@@ -22,6 +34,7 @@ pub(crate) async fn approve(
     approver_id: &str,
     plan_hash: &str,
 ) -> Result<Answered, Refused> {
+    has_the_right(caller)?;
     let (row, plan) = pending(coordinator, id).await?;
     let approver = approver(caller, approver_id)?;
     if !plan_hash.is_empty() && plan_hash != row.plan_hash {
@@ -60,6 +73,7 @@ pub(crate) async fn reject(
     id: &str,
     reason: &str,
 ) -> Result<RolloutRow, Refused> {
+    has_the_right(caller)?;
     super::steer::reason_is_given(reason)?;
     let (row, plan) = pending(coordinator, id).await?;
     let Some(rule) = &plan.approval else {

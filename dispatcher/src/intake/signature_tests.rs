@@ -1,3 +1,5 @@
+//! Signatures: published vectors, and forgeries.
+
 use axum::http::{HeaderName, HeaderValue};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! What deliveries of each code host mean.
+
 use serde_json::json;
 
 use super::event::{HostEvent, PullRequest, Push};

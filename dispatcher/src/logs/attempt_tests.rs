@@ -1,3 +1,5 @@
+//! Logs of attempts: offsets, gaps, endings.
+
 use proptest::prelude::*;
 use slipway_objects::Folder;
 

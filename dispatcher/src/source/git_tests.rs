@@ -1,3 +1,5 @@
+//! Git, with names and addresses that an attacker chose.
+
 use std::process::Command as Sync;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! What follows from the end of a stage: examples and properties.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Manifests that must be refused, and those that must not.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Pipeline files, good and hostile.
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Placement: examples and properties.
+
 use proptest::prelude::*;
 
 use super::*;

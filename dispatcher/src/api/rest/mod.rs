@@ -66,10 +66,9 @@ fn authenticated() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(repositories::create_hook))
         .routes(routes!(repositories::deliveries))
         .routes(routes!(repositories::replay))
-        .routes(routes!(
-            repositories::put_secret,
-            repositories::secret_names
-        ))
+        // Two paths, two declarations: one declaration would put both on the path of the first.
+        .routes(routes!(repositories::secret_names))
+        .routes(routes!(repositories::put_secret))
         .routes(routes!(agents::list))
         .routes(routes!(agents::drain))
         .routes(routes!(agents::create_join_token))

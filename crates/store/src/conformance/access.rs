@@ -1,0 +1,155 @@
+//! Agents, tokens, idempotency keys, flags, secrets.
+
+use slipway_core::id::{FlagId, TokenId};
+
+use super::sample::{agent_id, at, repo_id, repository, ulid};
+use crate::{Db, FlagRow, IdempotencyClaim, JoinOutcome, NewAgent, StoreError};
+
+fn new_agent(n: u32) -> NewAgent {
+    NewAgent {
+        agent_id: agent_id(n),
+        name: format!("agent-{n}"),
+        credential_hash: format!("credential-{n}"),
+        created: at(5),
+    }
+}
+
+/// A join token is good as often as it says, until it expires.
+pub async fn a_join_token_is_redeemed_as_often_as_it_says(db: Db) {
+    db.insert_join_token("once", r#"{"zone":"a"}"#, 1, at(100), at(0))
+        .await
+        .expect("stored");
+    db.insert_join_token("late", "{}", 1, at(1), at(0))
+        .await
+        .expect("stored");
+    let (a, b) = tokio::join!(
+        db.join_agent("once", new_agent(1)),
+        db.join_agent("once", new_agent(2))
+    );
+    let outcomes = [a.expect("stored"), b.expect("stored")];
+    assert!(outcomes.contains(&JoinOutcome::Used));
+    assert!(outcomes.contains(&JoinOutcome::Joined(r#"{"zone":"a"}"#.to_owned())));
+    let late = db.join_agent("late", new_agent(3)).await.expect("stored");
+    assert_eq!(late, JoinOutcome::Expired);
+    let none = db.join_agent("none", new_agent(4)).await.expect("stored");
+    assert_eq!(none, JoinOutcome::Unknown);
+    assert_eq!(db.agents().await.expect("readable").len(), 1);
+}
+
+/// A token is found by its hash, and revoked once.
+pub async fn a_token_is_revoked_once(db: Db) {
+    let id: TokenId = ulid(7).parse().expect("an id");
+    db.insert_token(&id, "ada", "hash", r#"["viewer"]"#, at(0), at(100))
+        .await
+        .expect("stored");
+    let row = db
+        .token_by_hash("hash")
+        .await
+        .expect("readable")
+        .expect("there");
+    assert_eq!((row.subject.as_str(), row.revoked_ms), ("ada", None));
+    assert!(db.token_by_hash("other").await.expect("readable").is_none());
+    assert!(db.revoke_token(&id, at(3)).await.expect("stored"));
+    let row = db
+        .token_by_hash("hash")
+        .await
+        .expect("readable")
+        .expect("there");
+    assert_eq!(row.revoked_ms, Some(at(3).as_millis()));
+    let taken = db
+        .insert_token(&id, "eve", "hash", "[]", at(0), at(100))
+        .await;
+    assert!(matches!(taken, Err(StoreError::Conflict(_))));
+}
+
+/// One request goes on; the same one gets its answer; another one is told apart.
+pub async fn an_idempotency_key_is_one_request(db: Db) {
+    let claim =
+        |caller: &'static str, hash: &'static str| db.claim_idempotency(caller, "key", hash, at(0));
+    let (a, b) = tokio::join!(claim("ada", "h"), claim("ada", "h"));
+    let mut both = [a.expect("stored"), b.expect("stored")];
+    both.sort_by_key(|c| *c != IdempotencyClaim::Fresh);
+    assert_eq!(both, [IdempotencyClaim::Fresh, IdempotencyClaim::InFlight]);
+    let other = claim("ada", "another").await.expect("stored");
+    assert_eq!(other, IdempotencyClaim::OtherRequest);
+    let someone = claim("bob", "h").await.expect("stored");
+    assert_eq!(
+        someone,
+        IdempotencyClaim::Fresh,
+        "a key is its caller's own"
+    );
+    let answer = Some((201, "{}".to_owned(), Some("/x".to_owned())));
+    db.settle_idempotency("ada", "key", answer)
+        .await
+        .expect("stored");
+    let known = claim("ada", "h").await.expect("stored");
+    assert_eq!(
+        known,
+        IdempotencyClaim::Answered(201, "{}".to_owned(), Some("/x".to_owned()))
+    );
+    db.settle_idempotency("bob", "key", None)
+        .await
+        .expect("stored");
+    assert_eq!(
+        claim("bob", "h").await.expect("stored"),
+        IdempotencyClaim::Fresh
+    );
+}
+
+/// Flags: unique names, changed whole.
+pub async fn a_flag_has_a_name_of_its_own(db: Db) {
+    let flag = |n: u32, name: &str| FlagRow {
+        flag_id: ulid(n),
+        name: name.to_owned(),
+        enabled: 0,
+        rollout_percentage: 0,
+        target_users: "[]".to_owned(),
+        created_at: at(0).as_millis(),
+        updated_at: at(0).as_millis(),
+    };
+    db.insert_flag(flag(1, "basket")).await.expect("stored");
+    let taken = db.insert_flag(flag(2, "basket")).await;
+    assert!(matches!(taken, Err(StoreError::Conflict(_))), "{taken:?}");
+    let changed = FlagRow {
+        enabled: 1,
+        rollout_percentage: 33_333,
+        ..flag(1, "basket")
+    };
+    assert!(db.update_flag(changed, at(9)).await.expect("stored"));
+    let id: FlagId = ulid(1).parse().expect("an id");
+    let row = db.flag(&id).await.expect("readable").expect("there");
+    assert_eq!(
+        (row.enabled, row.rollout_percentage, row.updated_at),
+        (1, 33_333, at(9).as_millis())
+    );
+    assert!(
+        !db.update_flag(flag(3, "none"), at(9))
+            .await
+            .expect("stored")
+    );
+}
+
+/// Secrets: bytes as they were sealed, replaced whole, names alone are listed.
+pub async fn a_secret_is_replaced_whole(db: Db) {
+    repository(&db).await;
+    let repo = repo_id();
+    db.put_secret(&repo, "TOKEN", vec![0, 255, 7], at(0))
+        .await
+        .expect("stored");
+    db.put_secret(&repo, "TOKEN", vec![1], at(1))
+        .await
+        .expect("stored");
+    db.put_secret(&repo, "A", vec![2], at(1))
+        .await
+        .expect("stored");
+    let sealed = db.sealed_secret(&repo, "TOKEN").await.expect("readable");
+    assert_eq!(sealed, Some(vec![1]));
+    assert_eq!(
+        db.sealed_secret(&repo, "token").await.expect("readable"),
+        None
+    );
+    assert_eq!(
+        db.secret_names(&repo).await.expect("readable"),
+        ["A", "TOKEN"]
+    );
+}

@@ -1,0 +1,187 @@
+//! Ownership of attempts: assigned once, fenced by their number, lost and queued again.
+
+use slipway_core::build::StageState;
+
+use super::sample::{
+    agent, assign, at, build_id, chain, new_build, repository, result, stage, stage_id, state_of,
+};
+use crate::{Acceptance, Db, Loss};
+
+fn loss(attempt: i64, to: StageState) -> Loss {
+    Loss {
+        stage_id: stage_id(1, 1),
+        attempt,
+        to,
+        reason: "agent_lost".to_owned(),
+        lost_agents: "[]".to_owned(),
+        not_before: at(30),
+        now: at(15),
+    }
+}
+
+/// Two planners, one stage: the number decides.
+pub async fn a_stage_is_assigned_once(db: Db) {
+    chain(&db).await;
+    let first = agent(&db, 2).await;
+    let second = agent(&db, 3).await;
+    let stage = stage_id(1, 1);
+    let (a, b) = tokio::join!(
+        assign(&db, &stage, 0, &first),
+        assign(&db, &stage, 0, &second)
+    );
+    assert!(a ^ b, "exactly one holds it");
+    let row = db.stage(&stage).await.expect("readable").expect("there");
+    assert_eq!((row.attempt, row.state.as_str()), (1, "assigned"));
+    let owner = if a { &first } else { &second };
+    assert_eq!(row.agent_id, Some(owner.to_string()));
+    assert!(
+        !assign(&db, &stage_id(1, 2), 0, &first).await,
+        "it waits for its need"
+    );
+    assert_eq!(db.attempts(&stage).await.expect("readable").len(), 1);
+}
+
+/// An agent that drains gets nothing.
+pub async fn a_draining_agent_gets_nothing(db: Db) {
+    chain(&db).await;
+    let agent = agent(&db, 2).await;
+    db.set_agent_state(&agent, "draining", None)
+        .await
+        .expect("stored");
+    assert!(!assign(&db, &stage_id(1, 1), 0, &agent).await);
+    assert_eq!(state_of(&db, &stage_id(1, 1)).await, "ready");
+}
+
+/// A group admits as many as its limit.
+pub async fn a_concurrency_group_has_a_limit(db: Db) {
+    repository(&db).await;
+    let agent = agent(&db, 1).await;
+    let mut stages = vec![stage(1, 1, &[]), stage(1, 2, &[]), stage(1, 3, &[])];
+    for stage in &mut stages {
+        stage.group = Some(("deploy".to_owned(), 2));
+    }
+    db.create_build(new_build(1, stages)).await.expect("stored");
+    assert!(assign(&db, &stage_id(1, 1), 0, &agent).await);
+    assert!(assign(&db, &stage_id(1, 2), 0, &agent).await);
+    assert!(
+        !assign(&db, &stage_id(1, 3), 0, &agent).await,
+        "the group is full"
+    );
+    let done = result(&stage_id(1, 1), 1, &agent, StageState::Succeeded);
+    db.finish_attempt(done).await.expect("stored");
+    assert!(assign(&db, &stage_id(1, 3), 0, &agent).await);
+}
+
+/// A lost attempt is queued again, once, with its history kept.
+pub async fn a_lost_attempt_is_queued_again_once(db: Db) {
+    chain(&db).await;
+    let agent = super::sample::agent_id(1);
+    let stage = stage_id(1, 1);
+    assert!(assign(&db, &stage, 0, &agent).await);
+    assert!(
+        db.mark_running(&stage, 1, &agent, at(11))
+            .await
+            .expect("stored")
+    );
+    let change = db
+        .lose_attempt(loss(1, StageState::Ready))
+        .await
+        .expect("stored");
+    assert_eq!(change.expect("it was held").ready, [stage.to_string()]);
+    let again = db
+        .lose_attempt(loss(1, StageState::Ready))
+        .await
+        .expect("stored");
+    assert!(again.is_none(), "it is lost once");
+    let row = db.stage(&stage).await.expect("readable").expect("there");
+    assert_eq!(
+        (row.state.as_str(), row.losses, row.attempt),
+        ("ready", 1, 1)
+    );
+    assert!(assign(&db, &stage, 1, &agent).await);
+    let history = db.attempts(&stage).await.expect("readable");
+    assert_eq!(history.len(), 2);
+    assert!(history.iter().any(|a| a.outcome.as_deref() == Some("lost")));
+}
+
+/// `fencing_stale_result_rejected`: an older attempt's result changes nothing, in every order.
+pub async fn fencing_stale_result_rejected(db: Db) {
+    chain(&db).await;
+    let (first, second) = (super::sample::agent_id(1), agent(&db, 2).await);
+    let stage = stage_id(1, 1);
+    assert!(assign(&db, &stage, 0, &first).await);
+    db.lose_attempt(loss(1, StageState::Ready))
+        .await
+        .expect("stored");
+    let late = |state| result(&stage, 1, &first, state);
+    for state in [StageState::Succeeded, StageState::Failed] {
+        let answer = db.finish_attempt(late(state)).await.expect("stored");
+        assert_eq!(
+            answer.acceptance,
+            Acceptance::Stale,
+            "before the next attempt"
+        );
+    }
+    assert!(assign(&db, &stage, 1, &second).await);
+    for state in [StageState::Succeeded, StageState::Failed] {
+        let answer = db.finish_attempt(late(state)).await.expect("stored");
+        assert_eq!(
+            answer.acceptance,
+            Acceptance::Stale,
+            "while the next one executes"
+        );
+    }
+    assert!(
+        !db.mark_running(&stage, 1, &first, at(16))
+            .await
+            .expect("stored")
+    );
+    let borrowed = result(&stage, 2, &first, StageState::Succeeded);
+    let answer = db.finish_attempt(borrowed).await.expect("stored");
+    assert_eq!(
+        answer.acceptance,
+        Acceptance::Stale,
+        "the number is right, the agent is not"
+    );
+    let good = result(&stage, 2, &second, StageState::Failed);
+    let answer = db.finish_attempt(good).await.expect("stored");
+    assert_eq!(answer.acceptance, Acceptance::Accepted(StageState::Failed));
+    let answer = db
+        .finish_attempt(late(StageState::Succeeded))
+        .await
+        .expect("stored");
+    assert_eq!(answer.acceptance, Acceptance::Stale, "after the end");
+    assert_eq!(state_of(&db, &stage).await, "failed");
+}
+
+/// Nobody answered the assignment: taken back, unless the attempt went on.
+pub async fn an_unanswered_assignment_is_taken_back(db: Db) {
+    chain(&db).await;
+    let agent = super::sample::agent_id(1);
+    let stage = stage_id(1, 1);
+    assert!(assign(&db, &stage, 0, &agent).await);
+    assert!(db.take_back(&stage, 1).await.expect("stored"));
+    assert!(!db.take_back(&stage, 1).await.expect("stored"));
+    assert!(assign(&db, &stage, 1, &agent).await);
+    assert!(
+        !db.take_back(&stage, 1).await.expect("stored"),
+        "an older number"
+    );
+    assert!(
+        db.mark_running(&stage, 2, &agent, at(12))
+            .await
+            .expect("stored")
+    );
+    assert!(
+        !db.take_back(&stage, 2).await.expect("stored"),
+        "it executes"
+    );
+    let held = db.held_by_agent(&agent).await.expect("readable");
+    assert_eq!(held.len(), 1);
+    let queue = db.queue().await.expect("readable");
+    assert!(
+        queue
+            .iter()
+            .any(|row| row.build_id == build_id(1).to_string())
+    );
+}

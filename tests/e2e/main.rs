@@ -1,0 +1,17 @@
+//! The whole system: stories through one process with fakes, and through real processes that are
+//! killed in the middle of their work.
+
+mod crash;
+mod intake;
+mod mixed;
+mod place;
+mod stories;
+
+use std::path::Path;
+
+/// The real binary.
+fn binary() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_slipway-under-test"))
+}
+
+const ZERO: &str = "0000000000000000000000000000000000000000";

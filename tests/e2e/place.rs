@@ -1,0 +1,216 @@
+//! Real processes over one database.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use slipway_daemon::{Clock, Rng};
+use slipway_dispatcher::token::{self, Kind};
+use slipway_store::{Db, Settings};
+use slipway_tests::{Postgres, Process, Rest, eventually, free_address};
+
+const UP: Duration = Duration::from_secs(30);
+
+/// The addresses, folders and processes of one installation.
+pub(crate) struct Place {
+    pub(crate) rest: Rest,
+    grpc: SocketAddr,
+    database: Settings,
+    files: PathBuf,
+    dispatcher: Option<Process>,
+    agents: Vec<Process>,
+    cache: Option<Process>,
+    _folder: Option<tempfile::TempDir>,
+    _server: Option<Postgres>,
+}
+
+impl Place {
+    /// For a dispatcher alone.
+    pub(crate) async fn sqlite() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let files = folder.path().to_owned();
+        let mut place = Self::sqlite_below(&files).await;
+        place._folder = Some(folder);
+        place
+    }
+
+    /// The same in a folder of choice.
+    pub(crate) async fn sqlite_below(files: &Path) -> Self {
+        let data = files.join("dispatcher");
+        std::fs::create_dir_all(&data).expect("a folder");
+        let database = Settings::Sqlite(data.join("slipway.db"));
+        Self::create(files.to_owned(), database, None, None).await
+    }
+
+    /// For several processes; `None` where PostgreSQL is not installed.
+    pub(crate) async fn postgres() -> Option<Self> {
+        let server = Postgres::start()?;
+        let folder = tempfile::tempdir().expect("a folder");
+        let database = Settings::Postgres(server.database("slipway"));
+        let files = folder.path().to_owned();
+        Some(Self::create(files, database, Some(folder), Some(server)).await)
+    }
+
+    async fn create(
+        files: PathBuf,
+        database: Settings,
+        folder: Option<tempfile::TempDir>,
+        server: Option<Postgres>,
+    ) -> Self {
+        let address = || free_address().expect("a free port");
+        let (rest, intake, grpc, coordinator) = (address(), address(), address(), address());
+        let secret = admin(&database).await;
+        let text = format!(
+            "data_dir = '{0}/dispatcher'\ndatabase = '{1}'\nrest_address = '{rest}'\n\
+             intake_address = '{intake}'\ngrpc_address = '{grpc}'\nhealth_address = '127.0.0.1:0'\n\
+             coordinator = 'http://{coordinator}'\nallowed_sources = ['file://{0}/']\n\
+             reconcile_seconds = 0\n",
+            files.display(),
+            address_of(&database),
+        );
+        std::fs::write(files.join("dispatcher.toml"), text).expect("written");
+        Self {
+            rest: Rest::new(rest, intake, &secret),
+            grpc,
+            database,
+            files,
+            dispatcher: None,
+            agents: Vec::new(),
+            cache: None,
+            _folder: folder,
+            _server: server,
+        }
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.files
+    }
+
+    pub(crate) fn log(&self, name: &str) -> PathBuf {
+        self.files.join(format!("{name}.log"))
+    }
+
+    /// Starts the dispatcher and waits until it answers.
+    pub(crate) async fn start_dispatcher(&mut self) {
+        let config = self.files.join("dispatcher.toml").display().to_string();
+        let args = ["dispatcher", "--config", &config];
+        let process = Process::start(crate::binary(), &args, &[], &self.log("dispatcher"));
+        self.dispatcher = Some(process);
+        let answers = eventually("the dispatcher answers", UP, || async {
+            let answer = self
+                .rest
+                .call(reqwest::Method::GET, "/queue", None)
+                .await
+                .ok()?;
+            (answer.status == 200).then_some(())
+        });
+        answers.await.expect("up");
+    }
+
+    pub(crate) fn kill_dispatcher(&mut self) {
+        if let Some(mut process) = self.dispatcher.take() {
+            process.kill();
+        }
+    }
+
+    /// Starts the cache daemon that the agents stand beside.
+    async fn start_cache(&mut self) {
+        let socket = self.files.join("cache.sock");
+        let text = format!(
+            "directory = '{}/cache'\nsocket = '{}'\nhealth_address = ''\n",
+            self.files.display(),
+            socket.display(),
+        );
+        let config = self.files.join("cache.toml");
+        std::fs::write(&config, text).expect("written");
+        let config = config.display().to_string();
+        let args = ["cache", "--config", &config];
+        self.cache = Some(Process::start(
+            crate::binary(),
+            &args,
+            &[],
+            &self.log("cache"),
+        ));
+        let listens = eventually("the cache daemon listens", UP, || async {
+            tokio::net::UnixStream::connect(&socket).await.ok()
+        });
+        listens.await.expect("up");
+    }
+
+    /// Starts agent `name`, which joins at its first start; its place in the list of agents.
+    pub(crate) async fn start_agent(&mut self, name: &str) -> usize {
+        if self.cache.is_none() {
+            self.start_cache().await;
+        }
+        let data = self.files.join(name);
+        std::fs::create_dir_all(&data).expect("a folder");
+        let mut join = String::new();
+        if !data.join("identity.json").exists() {
+            let db = Db::open(&self.database).await.expect("open");
+            let rng = Rng::system();
+            join = token::mint(Kind::Join, &rng);
+            let hash = token::hash(Kind::Join, &join).expect("a token");
+            let now = Clock::system().now();
+            let until = now.after(Duration::from_secs(600));
+            db.insert_join_token(&hash, "{}", 1, until, now)
+                .await
+                .expect("stored");
+            db.close().await;
+        }
+        let text = format!(
+            "data_dir = '{}'\ndispatcher = 'http://{}'\njoin_token = '{join}'\nname = '{name}'\n\
+             slots = 2\nhealth_address = ''\ncache = '{}/cache.sock'\nallowed_sources = ['file://{}/']\n",
+            data.display(),
+            self.grpc,
+            self.files.display(),
+            self.files.display(),
+        );
+        let config = self.files.join(format!("{name}.toml"));
+        std::fs::write(&config, text).expect("written");
+        let config = config.display().to_string();
+        let args = ["agent", "--config", &config];
+        self.agents
+            .push(Process::start(crate::binary(), &args, &[], &self.log(name)));
+        self.agents.len() - 1
+    }
+
+    pub(crate) fn agent(&mut self, number: usize) -> &mut Process {
+        &mut self.agents[number]
+    }
+
+    /// The database itself, beside the processes (SQLite: only to read).
+    pub(crate) async fn db(&self) -> Db {
+        Db::open(&self.database).await.expect("open")
+    }
+
+    /// Ends the dispatcher and looks into its database.
+    pub(crate) async fn stop_and_open<T>(&mut self, look: impl AsyncFnOnce(Db) -> T) -> T {
+        self.kill_dispatcher();
+        let db = self.db().await;
+        let seen = look(db.clone()).await;
+        db.close().await;
+        seen
+    }
+}
+
+fn address_of(database: &Settings) -> String {
+    match database {
+        // The dispatcher's own default below its folder.
+        Settings::Sqlite(_) => String::new(),
+        Settings::Postgres(address) => address.clone(),
+    }
+}
+
+async fn admin(database: &Settings) -> String {
+    slipway_daemon::start::install_crypto();
+    let db = Db::open(database).await.expect("open");
+    let (rng, now) = (Rng::system(), Clock::system().now());
+    let secret = token::mint(Kind::Api, &rng);
+    let hash = token::hash(Kind::Api, &secret).expect("a token");
+    let until = now.after(Duration::from_secs(3_600));
+    db.insert_token(&rng.id(now), "admin", &hash, r#"["admin"]"#, now, until)
+        .await
+        .expect("stored");
+    db.close().await;
+    secret
+}

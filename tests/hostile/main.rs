@@ -1,0 +1,7 @@
+//! Hostile inputs over real HTTP against a running system: webhooks, REST, roles.
+//!
+//! A row of the catalogue is one named test; rows that need no process are pinned beside their parser.
+
+mod rest;
+mod roles;
+mod webhooks;

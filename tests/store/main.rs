@@ -1,0 +1,154 @@
+//! The store's suites on both engines, and every statement read by both.
+
+use std::path::{Path, PathBuf};
+
+use slipway_store::conformance::{self, access, audit, inbox, queue, results, rollouts};
+use slipway_store::{Db, Settings};
+use slipway_tests::Postgres;
+
+async fn sqlite(dir: &Path) -> Db {
+    let settings = Settings::Sqlite(dir.join("store.db"));
+    Db::open(&settings).await.expect("a fresh database opens")
+}
+
+async fn postgres(server: &Postgres, name: &str) -> Db {
+    let settings = Settings::Postgres(server.database(name));
+    Db::open(&settings).await.expect("a fresh database opens")
+}
+
+macro_rules! suites {
+    ($($suite:ident::$case:ident),* $(,)?) => {
+        mod on_sqlite {
+            $(
+                #[tokio::test]
+                async fn $case() {
+                    let dir = tempfile::tempdir().unwrap();
+                    super::$suite::$case(super::sqlite(dir.path()).await).await;
+                }
+            )*
+        }
+
+        #[tokio::test]
+        async fn every_suite_passes_on_postgres() {
+            let Some(server) = Postgres::start() else { return };
+            $(
+                let db = postgres(&server, stringify!($case)).await;
+                $suite::$case(db.clone()).await;
+                db.close().await;
+            )*
+        }
+    };
+}
+
+suites! {
+    access::a_flag_has_a_name_of_its_own,
+    access::a_join_token_is_redeemed_as_often_as_it_says,
+    access::a_secret_is_replaced_whole,
+    access::a_token_is_revoked_once,
+    access::an_idempotency_key_is_one_request,
+    audit::audit_tamper_detected,
+    audit::audit_tamper_detected_at_the_end,
+    inbox::a_decision_is_final_until_reopened,
+    inbox::a_delivery_is_recorded_once,
+    inbox::a_newer_build_supersedes_its_lane,
+    inbox::concurrent_repeats_are_one_row,
+    inbox::heads_are_remembered_and_forgotten,
+    inbox::one_event_is_one_build,
+    queue::a_concurrency_group_has_a_limit,
+    queue::a_draining_agent_gets_nothing,
+    queue::a_lost_attempt_is_queued_again_once,
+    queue::a_stage_is_assigned_once,
+    queue::an_unanswered_assignment_is_taken_back,
+    queue::fencing_stale_result_rejected,
+    results::a_cancel_after_the_end_changes_nothing,
+    results::a_failure_skips_its_dependants,
+    results::a_rerun_opens_the_build_again,
+    results::a_success_makes_its_dependants_ready,
+    results::an_unknown_outcome_waits_for_its_own_result,
+    results::cancel_race_success,
+    results::result_reply_lost_idempotent,
+    rollouts::a_claim_raises_the_token_of_the_holder_only,
+    rollouts::a_decision_from_an_old_row_is_refused,
+    rollouts::a_quiet_fence_is_given_only_while_nobody_holds_the_place,
+    rollouts::a_rollback_undoes_a_success,
+    rollouts::a_silent_holder_is_resolved_before_the_next_starts,
+    rollouts::a_success_makes_a_version_good_and_the_others_retire,
+    rollouts::a_takeover_fences_the_old_owner,
+    rollouts::an_approval_is_recorded_until_the_rollout_ends,
+    rollouts::an_environment_keeps_its_id,
+    rollouts::an_intent_is_written_under_the_lock_with_a_new_generation,
+    rollouts::starting_twice_with_one_key_is_one_rollout,
+    rollouts::the_lock_has_one_holder_and_goes_to_the_next,
+}
+
+fn statements() -> Vec<(PathBuf, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/store/src/queries");
+    let mut found = Vec::new();
+    for table in std::fs::read_dir(root).expect("readable").flatten() {
+        for file in std::fs::read_dir(table.path()).expect("readable").flatten() {
+            let text = std::fs::read_to_string(file.path()).expect("text");
+            found.push((file.path(), text));
+        }
+    }
+    assert!(found.len() > 100, "only {} statements", found.len());
+    found
+}
+
+async fn all_prepare(db: &Db) {
+    let mut wrong = Vec::new();
+    for (path, text) in statements() {
+        if let Err(error) = conformance::prepare(db, &text).await {
+            wrong.push(format!("{}: {error}", path.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}:\n{}", db.engine(), wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn every_statement_is_read_by_sqlite() {
+    let dir = tempfile::tempdir().unwrap();
+    all_prepare(&sqlite(dir.path()).await).await;
+}
+
+#[tokio::test]
+async fn every_statement_is_read_by_postgres() {
+    let Some(server) = Postgres::start() else {
+        return;
+    };
+    all_prepare(&postgres(&server, "statements").await).await;
+}
+
+#[tokio::test]
+async fn migrating_twice_or_at_once_is_migrating() {
+    let Some(server) = Postgres::start() else {
+        return;
+    };
+    let settings = Settings::Postgres(server.database("together"));
+    let opened = futures::future::join_all((0..4).map(|_| Db::open(&settings))).await;
+    for db in opened {
+        db.unwrap().migrate().await.unwrap();
+    }
+}
+
+/// Nothing here can cut the power, so the setting that decides about it is looked at itself, on the
+/// connection that writes: FULL syncs the log at every commit, NORMAL would not.
+#[tokio::test]
+async fn intake_power_cut_full_vs_normal() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = sqlite(dir.path()).await;
+    let now = |name: &'static str| {
+        let db = db.clone();
+        async move { conformance::setting(&db, name).await.unwrap() }
+    };
+    assert_eq!(now("synchronous").await, "2", "0 OFF, 1 NORMAL, 2 FULL");
+    assert_eq!(now("journal_mode").await, "wal");
+    assert_eq!(now("foreign_keys").await, "1");
+    conformance::tamper(&db, "PRAGMA synchronous = NORMAL")
+        .await
+        .unwrap();
+    assert_eq!(
+        now("synchronous").await,
+        "1",
+        "this test can see the difference"
+    );
+}
