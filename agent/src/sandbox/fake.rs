@@ -165,7 +165,10 @@ impl Sandbox for FakeSandbox {
     }
 
     async fn held(&self) -> Result<Vec<AttemptKey>, SandboxError> {
-        Ok(self.with(|inner| inner.running.keys().cloned().collect()))
+        Ok(self.with(|inner| {
+            let started = inner.running.iter().filter(|(_, r)| *r.started.borrow());
+            started.map(|(key, _)| key.clone()).collect()
+        }))
     }
 
     async fn build(

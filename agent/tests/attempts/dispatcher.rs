@@ -41,7 +41,7 @@ pub(crate) struct Inner {
 #[derive(Clone)]
 pub(crate) struct FakeDispatcher {
     /// Unique: an agent removes whatever carries its id and is not its own any more.
-    agent_id: String,
+    pub(crate) agent_id: String,
     pub(crate) inner: Arc<Mutex<Inner>>,
     said: mpsc::Sender<Said>,
 }

@@ -223,6 +223,15 @@ impl Drop for World {
             let _gone = agent.kill();
             let _reaped = agent.wait();
         }
+        // It is killed while it cleans up behind its last result.
+        let filter = format!("label=slipway.install={}", self.talk.dispatcher.agent_id);
+        let list = Command::new("docker")
+            .args(["ps", "-aq", "--filter", &filter])
+            .output();
+        let ids = list.map(|out| out.stdout).unwrap_or_default();
+        for id in String::from_utf8_lossy(&ids).split_whitespace() {
+            let _removed = Command::new("docker").args(["rm", "-f", id]).output();
+        }
     }
 }
 
