@@ -10,9 +10,9 @@ use std::time::Duration;
 use slipway_core::traffic::{FULL_BP, Fence, Instance, Share, TrafficTable};
 use slipway_store::{EnvironmentRow, ServiceRow};
 
-use crate::places::EnvironmentTarget;
 use crate::run::Coordinator;
-use crate::targets::Place;
+
+use super::quiet::{Quiet, quiet};
 
 /// How often places are looked at.
 const TICK: Duration = Duration::from_secs(5);
@@ -52,23 +52,13 @@ async fn follow_one(
     let Some(good) = coordinator.good_version(service_id, environment_id).await? else {
         return Ok(());
     };
-    if coordinator
-        .db
-        .lock(service_id, environment_id)
-        .await?
-        .is_some()
-    {
+    let Some(Quiet {
+        target,
+        adapters,
+        place,
+    }) = quiet(coordinator, environment, service).await?
+    else {
         return Ok(());
-    }
-    let target: EnvironmentTarget = serde_json::from_str(&environment.target)?;
-    let adapters = coordinator
-        .connect
-        .connect(&target)
-        .map_err(anyhow::Error::msg)?;
-    let place = Place {
-        service_id: service_id.clone(),
-        environment_id: environment_id.clone(),
-        service: service.name.clone(),
     };
     let mut seen = adapters.target.observe(&place).await?;
     let live: Vec<Instance> = seen

@@ -6,6 +6,7 @@ mod effects;
 mod follow;
 mod keep;
 mod observe;
+mod quiet;
 mod reconcile;
 mod record;
 mod retire;

@@ -6,9 +6,9 @@ use std::time::Duration;
 use slipway_core::traffic::Fence;
 use slipway_store::{EnvironmentRow, ServiceRow};
 
-use crate::places::EnvironmentTarget;
 use crate::run::Coordinator;
-use crate::targets::Place;
+
+use super::quiet::{Quiet, quiet};
 
 /// How often places are swept.
 const TICK: Duration = Duration::from_secs(60);
@@ -55,23 +55,11 @@ async fn sweep_one(
         return Ok(());
     }
     // A rollback may be starting a version again that is still written down as gone.
-    if coordinator
-        .db
-        .lock(service_id, environment_id)
-        .await?
-        .is_some()
-    {
+    let Some(Quiet {
+        adapters, place, ..
+    }) = quiet(coordinator, environment, service).await?
+    else {
         return Ok(());
-    }
-    let target: EnvironmentTarget = serde_json::from_str(&environment.target)?;
-    let adapters = coordinator
-        .connect
-        .connect(&target)
-        .map_err(anyhow::Error::msg)?;
-    let place = Place {
-        service_id: service_id.clone(),
-        environment_id: environment_id.clone(),
-        service: service.name.clone(),
     };
     let fence = Fence {
         token: u64::MAX,
