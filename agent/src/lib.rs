@@ -8,6 +8,7 @@
 pub mod args;
 pub mod attempt;
 pub mod capacity;
+mod clean_up;
 pub mod config;
 pub mod held;
 mod identity;

@@ -22,8 +22,9 @@ use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
-use crate::attempt::{self, Attempt, Shared, Stop, remove_workspace};
+use crate::attempt::{self, Attempt, Shared, Stop};
 use crate::capacity;
+use crate::clean_up::clean_up;
 use crate::held::Kept;
 
 /// Version of the conversation.
@@ -60,6 +61,8 @@ struct State {
     live: BTreeMap<AttemptKey, Live>,
     results: BTreeMap<AttemptKey, v1::Result>,
     finished: mpsc::Sender<(AttemptKey, Option<v1::Result>)>,
+    /// Attempts under way, for whoever waits for a quiet moment.
+    busy: watch::Sender<usize>,
     draining: bool,
 }
 
@@ -77,6 +80,7 @@ impl Link {
             live: BTreeMap::new(),
             results: BTreeMap::new(),
             finished,
+            busy: watch::Sender::new(0),
             draining: false,
         };
         for held in kept {
@@ -413,6 +417,7 @@ impl Link {
         let (stop, stopped) = watch::channel(None);
         let (go, going) = watch::channel(false);
         state.live.insert(key.clone(), Live { stop, go });
+        state.busy.send_replace(state.live.len());
         let attempt = Attempt {
             key: key.clone(),
             assign,
@@ -447,13 +452,14 @@ impl Link {
 
     fn ended(&self, state: &mut State, key: AttemptKey, result: Option<v1::Result>) {
         state.live.remove(&key);
+        state.busy.send_replace(state.live.len());
         match result {
             Some(result) => {
                 state.results.insert(key.clone(), result);
             }
             None => self.forget(state, &key),
         }
-        self.clean(key);
+        clean_up(&self.shared, state.busy.subscribe(), key);
     }
 
     fn answered(&self, state: &mut State, ack: v1::ResultAck) {
@@ -474,17 +480,6 @@ impl Link {
             .holder
             .handle(self.shared.clock.ticks(), Event::Released(name(key)));
         self.shared.held.remove(key);
-    }
-
-    /// Off the path of the result: container, network, workspace.
-    fn clean(&self, key: AttemptKey) {
-        let shared = Arc::clone(&self.shared);
-        self.shutdown.child().spawn("clean up", async move {
-            if let Err(error) = shared.sandbox.remove(&key).await {
-                tracing::warn!(%error, stage = %key.stage, "the container cannot be removed yet");
-            }
-            remove_workspace(&shared, &key).await;
-        });
     }
 }
 

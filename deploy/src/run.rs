@@ -14,7 +14,7 @@ use slipway_proto::v1::rollouts_server::RolloutsServer;
 use slipway_store::{Db, RolloutRow};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
-use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::server::TcpIncoming;
 
 use crate::api::RolloutsApi;
 use crate::config::{Config, Defaults};
@@ -172,11 +172,13 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
     let api = RolloutsServer::new(RolloutsApi::new(coordinator))
         .max_decoding_message_size(slipway_proto::DECODE_MAX);
     let stop = shutdown.clone();
+    // The builder's own `tcp_nodelay` does nothing for a listener that it did not bind.
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let served = tonic::transport::Server::builder()
         .max_concurrent_streams(Some(slipway_proto::STREAMS_MAX))
         .timeout(Duration::from_secs(60))
         .add_service(api)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {
+        .serve_with_incoming_shutdown(incoming, async move {
             stop.cancelled().await;
         })
         .await;

@@ -66,6 +66,8 @@ async fn bench() -> anyhow::Result<()> {
         let id = started["build_id"].as_str().context("no build")?.to_owned();
         wait_for(&http, &base, &up.token, &id).await?;
         let built = clock.monotonic() - began;
+        // What the agent still removes must not weigh on the other side.
+        all_removed(&engine).await?;
         let began = clock.monotonic();
         for stage in 0..3 {
             container(
@@ -134,6 +136,20 @@ async fn wait_for(http: &reqwest::Client, base: &str, token: &str, id: &str) -> 
             other => anyhow::bail!("the build ended {other:?}: {found}"),
         }
     }
+}
+
+/// Waits for the containers of ended stages to be gone.
+async fn all_removed(engine: &Engine) -> anyhow::Result<()> {
+    let of_stages = [(slipway_docker::labels::PURPOSE, "stage")];
+    let gone = async {
+        while !engine.list_containers(&of_stages).await?.is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    };
+    tokio::time::timeout(Duration::from_secs(20), gone)
+        .await
+        .context("containers of ended stages are still there")?
 }
 
 /// What the agent creates for a stage, by hand.

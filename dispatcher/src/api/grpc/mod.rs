@@ -14,7 +14,7 @@ use slipway_proto::v1::agents_server::AgentsServer;
 use slipway_proto::v1::logs_server::LogsServer;
 use slipway_proto::{DECODE_MAX, DESCRIPTORS, STREAMS_MAX};
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::server::TcpIncoming;
 
 use crate::state::App;
 
@@ -53,16 +53,21 @@ pub async fn serve(app: Arc<App>, listener: TcpListener, shutdown: Shutdown) -> 
         .http2_keepalive_interval(Some(PING))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
         .http2_max_header_list_size(HEADERS_MAX)
-        .tcp_nodelay(true)
         .add_service(health_service)
         .add_service(v1)
         .add_service(v1alpha)
         .add_service(agents)
         .add_service(logs)
         .add_service(admin)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {
+        .serve_with_incoming_shutdown(prompt(listener), async move {
             shutdown.cancelled().await;
         })
         .await?;
     Ok(())
+}
+
+/// Small messages leave at once. The builder's own `tcp_nodelay` does nothing for connections that
+/// it did not accept itself: without this an assignment waits 40 ms for the agent's delayed ACK.
+fn prompt(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true))
 }
