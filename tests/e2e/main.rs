@@ -5,6 +5,7 @@ mod crash;
 mod intake;
 mod mixed;
 mod place;
+mod rollout;
 mod stories;
 
 use std::path::Path;

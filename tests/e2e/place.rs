@@ -15,11 +15,14 @@ const UP: Duration = Duration::from_secs(30);
 pub(crate) struct Place {
     pub(crate) rest: Rest,
     grpc: SocketAddr,
+    coordinator_at: SocketAddr,
     database: Settings,
     files: PathBuf,
     dispatcher: Option<Process>,
     agents: Vec<Process>,
     cache: Option<Process>,
+    router: Option<Process>,
+    coordinator: Option<Process>,
     _folder: Option<tempfile::TempDir>,
     _server: Option<Postgres>,
 }
@@ -72,11 +75,14 @@ impl Place {
         Self {
             rest: Rest::new(rest, intake, &secret),
             grpc,
+            coordinator_at: coordinator,
             database,
             files,
             dispatcher: None,
             agents: Vec::new(),
             cache: None,
+            router: None,
+            coordinator: None,
             _folder: folder,
             _server: server,
         }
@@ -121,16 +127,7 @@ impl Place {
             self.files.display(),
             socket.display(),
         );
-        let config = self.files.join("cache.toml");
-        std::fs::write(&config, text).expect("written");
-        let config = config.display().to_string();
-        let args = ["cache", "--config", &config];
-        self.cache = Some(Process::start(
-            crate::binary(),
-            &args,
-            &[],
-            &self.log("cache"),
-        ));
+        self.cache = Some(self.start("cache", &text));
         let listens = eventually("the cache daemon listens", UP, || async {
             tokio::net::UnixStream::connect(&socket).await.ok()
         });
@@ -176,6 +173,51 @@ impl Place {
 
     pub(crate) fn agent(&mut self, number: usize) -> &mut Process {
         &mut self.agents[number]
+    }
+
+    /// Starts the router, which lives to the end of the place; its control socket.
+    pub(crate) async fn start_router(&mut self) -> PathBuf {
+        let state = self.files.join("router");
+        let text = format!("state_dir = '{}'\nhealth_address = ''\n", state.display());
+        self.router = Some(self.start("router", &text));
+        let socket = state.join("router.sock");
+        let listens = eventually("the router listens", UP, || async {
+            tokio::net::UnixStream::connect(&socket).await.ok()
+        });
+        listens.await.expect("up");
+        socket
+    }
+
+    /// Starts the coordinator, always as the same node, and waits until it listens; its address.
+    pub(crate) async fn start_coordinator(&mut self) -> SocketAddr {
+        let (address, state) = (self.coordinator_at, self.files.join("coordinator"));
+        let text = format!(
+            "database = '{}'\nstate_dir = '{}'\nlisten = '{address}'\nhealth_address = ''\n\
+             [defaults]\nmin_ready_ms = 500\nstop_ms = 1000\n",
+            address_of(&self.database),
+            state.display(),
+        );
+        self.coordinator = Some(self.start("coordinator", &text));
+        let listens = eventually("the coordinator listens", UP, || async {
+            tokio::net::TcpStream::connect(address).await.ok()
+        });
+        listens.await.expect("up");
+        address
+    }
+
+    pub(crate) fn kill_coordinator(&mut self) {
+        if let Some(mut process) = self.coordinator.take() {
+            process.kill();
+        }
+    }
+
+    /// A process of this role with these settings.
+    fn start(&self, role: &str, settings: &str) -> Process {
+        let config = self.files.join(format!("{role}.toml"));
+        std::fs::write(&config, settings).expect("written");
+        let config = config.display().to_string();
+        let args = [role, "--config", &config];
+        Process::start(crate::binary(), &args, &[], &self.log(role))
     }
 
     /// The database itself, beside the processes (SQLite: only to read).
