@@ -1,6 +1,7 @@
 //! The whole system: stories through one process with fakes, and through real processes that are
 //! killed in the middle of their work.
 
+mod away;
 mod crash;
 mod intake;
 mod mixed;

@@ -10,10 +10,14 @@ use slipway_store::{Db, Settings};
 use slipway_tests::{Postgres, Process, Rest, eventually, free_address};
 
 const UP: Duration = Duration::from_secs(30);
+/// The shortest that is allowed: what follows from a lost lease is not waited for in minutes.
+pub(crate) const LEASE_SECONDS: u64 = 6;
 
 /// The addresses, folders and processes of one installation.
 pub(crate) struct Place {
     pub(crate) rest: Rest,
+    /// Where the dispatcher says how it is.
+    pub(crate) health: SocketAddr,
     grpc: SocketAddr,
     coordinator_at: SocketAddr,
     database: Settings,
@@ -62,18 +66,20 @@ impl Place {
     ) -> Self {
         let address = || free_address().expect("a free port");
         let (rest, intake, grpc, coordinator) = (address(), address(), address(), address());
+        let health = address();
         let secret = admin(&database).await;
         let text = format!(
             "data_dir = '{0}/dispatcher'\ndatabase = '{1}'\nrest_address = '{rest}'\n\
-             intake_address = '{intake}'\ngrpc_address = '{grpc}'\nhealth_address = '127.0.0.1:0'\n\
+             intake_address = '{intake}'\ngrpc_address = '{grpc}'\nhealth_address = '{health}'\n\
              coordinator = 'http://{coordinator}'\nallowed_sources = ['file://{0}/']\n\
-             reconcile_seconds = 0\n",
+             reconcile_seconds = 0\nlease_seconds = {LEASE_SECONDS}\n",
             files.display(),
             address_of(&database),
         );
         std::fs::write(files.join("dispatcher.toml"), text).expect("written");
         Self {
             rest: Rest::new(rest, intake, &secret),
+            health,
             grpc,
             coordinator_at: coordinator,
             database,
