@@ -97,7 +97,7 @@ async fn accept(
     let row = match hook.parse::<HookId>() {
         Ok(id) => {
             let found = app.db.hook(&id).await;
-            found.map_err(|error| not_durable(&app, &error))?
+            found.map_err(|error| not_durable(app, &error))?
         }
         Err(_) => None,
     };
