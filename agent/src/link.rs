@@ -2,13 +2,15 @@
 //! `core::lease::holder`, and is opened again, with full jitter, whenever it breaks. What is held goes
 //! on meanwhile.
 
+mod lease;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use slipway_core::lease::grantor::Attempt as Name;
-use slipway_core::lease::holder::{Action, Event, Holder};
-use slipway_core::lease::terms::{LEASE, RENEW, RENEW_RETRY};
+use slipway_core::lease::holder::{Event, Holder};
+use slipway_core::lease::terms::{RENEW_RETRY, Terms};
 use slipway_core::pipeline::StageSpec;
 use slipway_daemon::{Rng, Shutdown};
 use slipway_proto::DECODE_MAX;
@@ -56,11 +58,24 @@ struct Live {
     go: watch::Sender<bool>,
 }
 
+/// An attempt that is over, with its result unless it was fenced.
+type Ended = (AttemptKey, Option<v1::Result>);
+
+/// What woke a session.
+enum Woke {
+    Heard(Option<v1::DispatcherMessage>),
+    Say(AgentMessage),
+    Ended(AttemptKey, Option<v1::Result>),
+    Retry,
+    Stop,
+    Tick,
+}
+
 struct State {
     holder: Holder,
     live: BTreeMap<AttemptKey, Live>,
     results: BTreeMap<AttemptKey, v1::Result>,
-    finished: mpsc::Sender<(AttemptKey, Option<v1::Result>)>,
+    finished: mpsc::Sender<Ended>,
     /// Attempts under way, for whoever waits for a quiet moment.
     busy: watch::Sender<usize>,
     draining: bool,
@@ -75,8 +90,10 @@ impl Link {
     pub(crate) async fn run(mut self, kept: Vec<Kept>, adopted: Vec<AttemptKey>) {
         let now = self.shared.clock.ticks();
         let (finished, mut endings) = mpsc::channel(OUTGOING);
+        // Until the dispatcher names its own.
+        let terms = Terms::default();
         let mut state = State {
-            holder: Holder::new(now, LEASE, RENEW, RENEW_RETRY),
+            holder: Holder::new(now, terms.lease, terms.renew, RENEW_RETRY),
             live: BTreeMap::new(),
             results: BTreeMap::new(),
             finished,
@@ -122,7 +139,7 @@ impl Link {
     async fn wait_offline(
         &mut self,
         state: &mut State,
-        endings: &mut mpsc::Receiver<(AttemptKey, Option<v1::Result>)>,
+        endings: &mut mpsc::Receiver<Ended>,
         wait: Duration,
     ) {
         let until = tokio::time::sleep(wait);
@@ -135,6 +152,10 @@ impl Link {
                 },
                 // Nobody hears progress now.
                 _ = self.outbox.recv() => {}
+                // Waiting is not standing still.
+                () = tokio::time::sleep(TICK) => {
+                    state.holder.handle(self.shared.clock.ticks(), Event::Tick);
+                }
             }
         }
     }
@@ -151,8 +172,9 @@ impl Link {
     async fn session(
         &mut self,
         state: &mut State,
-        endings: &mut mpsc::Receiver<(AttemptKey, Option<v1::Result>)>,
+        endings: &mut mpsc::Receiver<Ended>,
     ) -> anyhow::Result<bool> {
+        self.fence(state, endings).await;
         let (outgoing, receiver) = mpsc::channel(OUTGOING);
         let hello = self.hello(state).await;
         outgoing.send(said(Out::Hello(hello))).await?;
@@ -161,42 +183,46 @@ impl Link {
         request.metadata_mut().insert("authorization", bearer);
         let mut client =
             AgentsClient::new(self.channel.clone()).max_decoding_message_size(DECODE_MAX);
-        let mut messages = client.link(request).await?.into_inner();
+        let linked = self.awake(&mut state.holder, client.link(request)).await;
+        let mut messages = linked?.into_inner();
         let mut retry = tokio::time::interval(RESULT_RETRY);
         loop {
-            self.act_on_lease(state, &outgoing).await?;
-            let now = self.shared.clock.ticks();
-            let sleep = state
-                .holder
-                .deadline()
-                .map_or(TICK, |at| at.since(now))
-                .clamp(Duration::from_millis(5), TICK);
-            let done = state.draining && state.live.is_empty() && state.results.is_empty();
-            if done {
+            self.fence(state, endings).await;
+            self.renew(state, &outgoing).await?;
+            let sleep = self.sleep_time(state);
+            if state.draining && state.live.is_empty() && state.results.is_empty() {
                 return Ok(true);
             }
-            tokio::select! {
-                message = messages.next() => match message.transpose()? {
-                    None => return Ok(false),
-                    Some(message) => {
-                        if let Some(message) = message.message {
-                            self.heard(state, message, &outgoing).await?;
-                        }
+            let woke = tokio::select! {
+                message = messages.next() => Woke::Heard(message.transpose()?),
+                Some(message) = self.outbox.recv() => Woke::Say(message),
+                Some((key, result)) = endings.recv() => Woke::Ended(key, result),
+                _ = retry.tick() => Woke::Retry,
+                () = self.shutdown.cancelled(), if !state.draining => Woke::Stop,
+                () = tokio::time::sleep(sleep) => Woke::Tick,
+            };
+            // It may have slept longer than it meant to.
+            self.fence(state, endings).await;
+            match woke {
+                Woke::Heard(None) => return Ok(false),
+                Woke::Heard(Some(heard)) => {
+                    if let Some(message) = heard.message {
+                        self.heard(state, message, &outgoing).await?;
                     }
-                },
-                Some(message) = self.outbox.recv() => outgoing.send(message).await?,
-                Some((key, result)) = endings.recv() => {
+                }
+                Woke::Say(message) => outgoing.send(message).await?,
+                Woke::Ended(key, result) => {
                     self.ended(state, key.clone(), result);
                     if let Some(result) = state.results.get(&key) {
                         outgoing.send(said(Out::Result(result.clone()))).await?;
                     }
                 }
-                _ = retry.tick() => {
+                Woke::Retry => {
                     for result in state.results.values() {
                         outgoing.send(said(Out::Result(result.clone()))).await?;
                     }
                 }
-                () = self.shutdown.cancelled(), if !state.draining => {
+                Woke::Stop => {
                     state.draining = true;
                     let draining = v1::Draining {
                         reason: "the agent was asked to stop".to_owned(),
@@ -205,7 +231,7 @@ impl Link {
                     // Renewals go on until the last result is accepted.
                     outgoing.send(said(Out::Draining(draining))).await?;
                 }
-                () = tokio::time::sleep(sleep) => {}
+                Woke::Tick => {}
             }
         }
     }
@@ -243,42 +269,6 @@ impl Link {
             facts: Some(facts),
             held: all,
         }
-    }
-
-    /// Fencing comes before speaking.
-    async fn act_on_lease(
-        &self,
-        state: &mut State,
-        outgoing: &mpsc::Sender<AgentMessage>,
-    ) -> anyhow::Result<()> {
-        let now = self.shared.clock.ticks();
-        state.holder.handle(now, Event::Tick);
-        while let Some(action) = state.holder.poll(now) {
-            match action {
-                Action::Fence((stage, attempt)) => {
-                    let key = AttemptKey { stage, attempt };
-                    tracing::warn!(stage = %key.stage, attempt, "killed: another agent may hold it");
-                    self.stop(state, &key, Stop::Fenced);
-                }
-                Action::Renew => {
-                    let held = state
-                        .holder
-                        .held()
-                        .map(|(stage, attempt)| v1::AttemptRef {
-                            stage_id: stage.to_string(),
-                            attempt: *attempt,
-                        })
-                        .collect();
-                    let renew = v1::Renew {
-                        held,
-                        pressure: Some(capacity::pressure(&self.data_dir)),
-                    };
-                    outgoing.send(said(Out::Renew(renew))).await?;
-                    state.holder.handle(now, Event::RenewSent);
-                }
-            }
-        }
-        Ok(())
     }
 
     async fn heard(
@@ -435,19 +425,6 @@ impl Link {
             }
             let _stopping = finished.send((key, result)).await;
         });
-    }
-
-    fn stop(&self, state: &State, key: &AttemptKey, why: Stop) {
-        if let Some(live) = state.live.get(key) {
-            live.stop.send_if_modified(|known| {
-                // A fence overrides a cancel; nothing overrides a fence.
-                let stronger = known.is_none() || (why == Stop::Fenced && *known != Some(why));
-                if stronger {
-                    *known = Some(why);
-                }
-                stronger
-            });
-        }
     }
 
     fn ended(&self, state: &mut State, key: AttemptKey, result: Option<v1::Result>) {

@@ -1,9 +1,12 @@
 //! The dispatcher's settings.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Deserialize;
+use slipway_core::lease::terms::Terms;
 
 /// The commented defaults, printed by `--print-default-config`.
 pub const DEFAULTS: &str = include_str!("default-config.toml");
@@ -33,6 +36,8 @@ pub struct Config {
     pub allowed_sources: Vec<String>,
     /// How often refs are compared, seconds; 0 = never.
     pub reconcile_seconds: u64,
+    /// How long an agent may be silent before what it holds is lost, seconds.
+    pub lease_seconds: u64,
     /// Object storage.
     pub objects: ObjectsConfig,
 }
@@ -59,17 +64,32 @@ pub struct Settings {
     pub allowed_sources: Vec<String>,
     /// How often refs are compared, seconds; 0 = never.
     pub reconcile_seconds: u64,
+    /// How long an agent holds an attempt.
+    pub terms: Terms,
 }
+
+/// An agent's connection attempt alone may take 5 s; longer than an hour would be no lease.
+const LEASE_SECONDS: RangeInclusive<u64> = 6..=3_600;
 
 impl Config {
     /// What the running dispatcher needs.
-    #[must_use]
-    pub fn settings(&self) -> Settings {
-        Settings {
+    ///
+    /// # Errors
+    /// When a value is out of its range.
+    pub fn settings(&self) -> anyhow::Result<Settings> {
+        anyhow::ensure!(
+            LEASE_SECONDS.contains(&self.lease_seconds),
+            "lease_seconds is {}; it must be {} to {}",
+            self.lease_seconds,
+            LEASE_SECONDS.start(),
+            LEASE_SECONDS.end(),
+        );
+        Ok(Settings {
             public_url: self.public_url.trim_end_matches('/').to_owned(),
             coordinator: self.coordinator.clone(),
             allowed_sources: self.allowed_sources.clone(),
             reconcile_seconds: self.reconcile_seconds,
-        }
+            terms: Terms::of(Duration::from_secs(self.lease_seconds)),
+        })
     }
 }

@@ -105,7 +105,7 @@ pub async fn parts(config: &Config, db: Db) -> anyhow::Result<Parts> {
         allowed_prefixes: config.allowed_sources.clone(),
     };
     Ok(Parts {
-        settings: config.settings(),
+        settings: config.settings()?,
         db,
         objects,
         source: Arc::new(GitSource::new(config.data_dir.join("mirrors"), policy)),

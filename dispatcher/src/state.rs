@@ -1,6 +1,7 @@
 //! What every part of the dispatcher shares: adapters, the clock, and the bells that wake loops.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 
 use slipway_core::id::{BuildId, DeliveryId};
 use slipway_daemon::{Clock, Health, Rng};
@@ -53,6 +54,8 @@ pub struct App {
     pub health: Health,
     /// Announces deliveries.
     pub inbox: InboxBell,
+    /// Ticks of the last delivery that could not be stored, for health.
+    pub refused_ms: AtomicI64,
     /// Wakes the scheduler.
     pub nudge: mpsc::Sender<Nudge>,
     /// The agents' streams.
@@ -117,6 +120,7 @@ impl App {
             rng: parts.rng,
             health: parts.health,
             inbox: InboxBell(announce),
+            refused_ms: AtomicI64::new(0),
             nudge,
             link: Link::default(),
             logs,

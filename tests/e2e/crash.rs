@@ -4,23 +4,29 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
-use slipway_tests::{Repository, require};
+use slipway_tests::{Repository, eventually, require};
 
 use crate::ZERO;
 use crate::place::Place;
 
-const SOON: Duration = Duration::from_secs(60);
+/// For anything that is about to happen.
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 const SLOW: &str = "version: 1\non:\n  push:\nstages:\n  slow:\n    image: slipway-busybox:1\n    commands:\n      - echo begun\n      - sleep 6\n      - echo ended\n";
 
-/// A running stage: the place, the build.
-async fn running() -> Option<(Place, String)> {
+/// Stages that go on until they are let go.
+pub(crate) const GATED: &str = "version: 1\non:\n  push:\nstages:\n  slow:\n    image: slipway-busybox:1\n    commands:\n      - echo begun\n      - until [ -e /workspace/go ]; do sleep 0.1; done\n      - echo ended\n";
+
+const TWO_GATED: &str = "version: 1\non:\n  push:\ndefaults:\n  image: slipway-busybox:1\nstages:\n  slow:\n    commands:\n      - until [ -e /workspace/go ]; do sleep 0.1; done\n      - rm /workspace/go\n  next:\n    needs: [slow]\n    commands:\n      - until [ -e /workspace/go ]; do sleep 0.1; done\n";
+
+/// Stage `slow` of this pipeline executes: the place, the build.
+pub(crate) async fn running(pipeline: &str) -> Option<(Place, String)> {
     require("docker")?;
     let mut place = Place::postgres().await?;
     place.start_dispatcher().await;
     place.start_agent("agent-a").await;
     let repository = Repository::create(place.dir(), "shop");
-    repository.write(".slipway.yml", SLOW);
+    repository.write(".slipway.yml", pipeline);
     let sha = repository.push("first");
     let repo = place
         .rest
@@ -43,7 +49,7 @@ async fn running() -> Option<(Place, String)> {
 }
 
 /// It ended once, in its first attempt, with its whole log and no container left.
-async fn ended_once(place: &Place, build: &str) {
+pub(crate) async fn ended_once(place: &Place, build: &str) {
     let ended = place.rest.build_ended(build, SOON).await.expect("ended");
     assert_eq!(ended["status"], "passed", "{ended}");
     let stage = &ended["stages"][0];
@@ -59,24 +65,40 @@ async fn ended_once(place: &Place, build: &str) {
         assert_eq!(times, 1, "`{word}` in {log}");
     }
     let stage = stage["stage_id"].as_str().expect("an id").to_owned();
-    let gone = slipway_tests::eventually("its container is gone", SOON, || async {
-        containers(&stage).is_empty().then_some(())
+    let gone = eventually("its container is gone", SOON, || async {
+        containers(&stage, None).is_empty().then_some(())
     });
     gone.await.expect("gone");
 }
 
-fn containers(stage: &str) -> String {
-    let filter = format!("label=slipway.stage={stage}");
-    let listed = Command::new("docker")
-        .args(["ps", "-aq", "--filter", &filter])
-        .output();
-    let listed = listed.expect("docker answers");
+/// The containers of a stage, or of one attempt of it.
+pub(crate) fn containers(stage: &str, attempt: Option<u32>) -> String {
+    let mut command = Command::new("docker");
+    command.args(["ps", "-aq", "--filter"]);
+    command.arg(format!("label=slipway.stage={stage}"));
+    if let Some(attempt) = attempt {
+        command.arg("--filter");
+        command.arg(format!("label=slipway.attempt={attempt}"));
+    }
+    let listed = command.output().expect("docker answers");
     String::from_utf8_lossy(&listed.stdout).trim().to_owned()
+}
+
+/// Lets an attempt go on to its end.
+pub(crate) async fn let_go(stage: &str, attempt: u32) {
+    let gone = eventually("its container can be told", SOON, || async {
+        let container = containers(stage, Some(attempt));
+        let mut command = Command::new("docker");
+        command.args(["exec", &container, "touch", "/workspace/go"]);
+        let told = command.output().expect("docker answers");
+        told.status.success().then_some(())
+    });
+    gone.await.expect("told");
 }
 
 #[tokio::test]
 async fn restart_in_every_state_the_dispatcher_dies_while_a_stage_runs() {
-    let Some((mut place, build)) = running().await else {
+    let Some((mut place, build)) = running(SLOW).await else {
         return;
     };
     place.kill_dispatcher();
@@ -86,7 +108,7 @@ async fn restart_in_every_state_the_dispatcher_dies_while_a_stage_runs() {
 
 #[tokio::test]
 async fn the_agent_dies_while_a_stage_runs_and_takes_its_container_back() {
-    let Some((mut place, build)) = running().await else {
+    let Some((mut place, build)) = running(SLOW).await else {
         return;
     };
     place.agent(0).kill();
@@ -96,7 +118,7 @@ async fn the_agent_dies_while_a_stage_runs_and_takes_its_container_back() {
 
 #[tokio::test]
 async fn both_die_while_a_stage_runs() {
-    let Some((mut place, build)) = running().await else {
+    let Some((mut place, build)) = running(SLOW).await else {
         return;
     };
     place.kill_dispatcher();
@@ -104,4 +126,34 @@ async fn both_die_while_a_stage_runs() {
     place.start_agent("agent-a").await;
     place.start_dispatcher().await;
     ended_once(&place, &build).await;
+}
+
+#[tokio::test]
+async fn restart_in_every_state_the_dispatcher_dies_as_a_result_is_received() {
+    let Some((mut place, build)) = running(TWO_GATED).await else {
+        return;
+    };
+    let db = place.db().await;
+    for name in ["slow", "next"] {
+        let found = place.rest.stage_is(&build, name, "running", SOON).await;
+        let id = found.expect("running")["stage_id"]
+            .as_str()
+            .map(str::to_owned);
+        let id = id.expect("an id");
+        let result = place.dir().join(format!("agent-a/held/{id}-1.result"));
+        let stage = id.parse().expect("an id");
+        let_go(&id, 1).await;
+        let received = eventually("its result is sent or stored", SOON, || async {
+            let row = db.stage(&stage).await.expect("readable").expect("there");
+            (row.state == "succeeded" || result.exists()).then_some(())
+        });
+        received.await.expect("received");
+        place.kill_dispatcher();
+        place.start_dispatcher().await;
+    }
+    let ended = place.rest.build_ended(&build, SOON).await.expect("ended");
+    assert_eq!(ended["status"], "passed", "{ended}");
+    for stage in ended["stages"].as_array().expect("stages") {
+        assert_eq!(stage["attempt"], 1, "it was not executed again: {stage}");
+    }
 }

@@ -171,6 +171,8 @@ async fn intake_disk_full_503() {
         "{:?}",
         answer.headers
     );
+    let (status, words) = health(&place).await.unwrap();
+    assert!(status == 503 && words.contains("intake: "), "{words}");
     std::fs::remove_file(&filler).unwrap();
     let answer = eventually("it recovers by itself", SOON, || async {
         let answer = hook
@@ -188,8 +190,20 @@ async fn intake_disk_full_503() {
         "nothing of it was left behind: {}",
         again.text
     );
+    eventually("health has heard of it", SOON, || async {
+        (health(&place).await?.0 == 200).then_some(())
+    })
+    .await
+    .unwrap();
     drop(place);
     drop(disk);
+}
+
+/// Whether the dispatcher says that it may take work, and why not.
+async fn health(place: &Place) -> Option<(u16, String)> {
+    let asked = reqwest::get(format!("http://{}/readyz", place.health)).await;
+    let answer = asked.ok()?;
+    Some((answer.status().as_u16(), answer.text().await.ok()?))
 }
 
 /// A tmpfs of a few megabytes.

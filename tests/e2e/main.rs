@@ -1,10 +1,12 @@
 //! The whole system: stories through one process with fakes, and through real processes that are
 //! killed in the middle of their work.
 
+mod away;
 mod crash;
 mod intake;
 mod mixed;
 mod place;
+mod rollout;
 mod stories;
 
 use std::path::Path;

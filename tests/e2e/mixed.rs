@@ -120,7 +120,13 @@ async fn settled(place: &Place) {
     eventually(
         "everything is decided",
         Duration::from_secs(120),
-        || async { (db.undecided_deliveries().await.ok()? == 0).then_some(()) },
+        || async {
+            db.pending_deliveries(1)
+                .await
+                .ok()?
+                .is_empty()
+                .then_some(())
+        },
     )
     .await
     .expect("decided");

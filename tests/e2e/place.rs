@@ -10,16 +10,23 @@ use slipway_store::{Db, Settings};
 use slipway_tests::{Postgres, Process, Rest, eventually, free_address};
 
 const UP: Duration = Duration::from_secs(30);
+/// The shortest that is allowed: what follows from a lost lease is not waited for in minutes.
+pub(crate) const LEASE_SECONDS: u64 = 6;
 
 /// The addresses, folders and processes of one installation.
 pub(crate) struct Place {
     pub(crate) rest: Rest,
+    /// Where the dispatcher says how it is.
+    pub(crate) health: SocketAddr,
     grpc: SocketAddr,
+    coordinator_at: SocketAddr,
     database: Settings,
     files: PathBuf,
     dispatcher: Option<Process>,
     agents: Vec<Process>,
     cache: Option<Process>,
+    router: Option<Process>,
+    coordinator: Option<Process>,
     _folder: Option<tempfile::TempDir>,
     _server: Option<Postgres>,
 }
@@ -59,24 +66,29 @@ impl Place {
     ) -> Self {
         let address = || free_address().expect("a free port");
         let (rest, intake, grpc, coordinator) = (address(), address(), address(), address());
+        let health = address();
         let secret = admin(&database).await;
         let text = format!(
             "data_dir = '{0}/dispatcher'\ndatabase = '{1}'\nrest_address = '{rest}'\n\
-             intake_address = '{intake}'\ngrpc_address = '{grpc}'\nhealth_address = '127.0.0.1:0'\n\
+             intake_address = '{intake}'\ngrpc_address = '{grpc}'\nhealth_address = '{health}'\n\
              coordinator = 'http://{coordinator}'\nallowed_sources = ['file://{0}/']\n\
-             reconcile_seconds = 0\n",
+             reconcile_seconds = 0\nlease_seconds = {LEASE_SECONDS}\n",
             files.display(),
             address_of(&database),
         );
         std::fs::write(files.join("dispatcher.toml"), text).expect("written");
         Self {
             rest: Rest::new(rest, intake, &secret),
+            health,
             grpc,
+            coordinator_at: coordinator,
             database,
             files,
             dispatcher: None,
             agents: Vec::new(),
             cache: None,
+            router: None,
+            coordinator: None,
             _folder: folder,
             _server: server,
         }
@@ -121,16 +133,7 @@ impl Place {
             self.files.display(),
             socket.display(),
         );
-        let config = self.files.join("cache.toml");
-        std::fs::write(&config, text).expect("written");
-        let config = config.display().to_string();
-        let args = ["cache", "--config", &config];
-        self.cache = Some(Process::start(
-            crate::binary(),
-            &args,
-            &[],
-            &self.log("cache"),
-        ));
+        self.cache = Some(self.start("cache", &text));
         let listens = eventually("the cache daemon listens", UP, || async {
             tokio::net::UnixStream::connect(&socket).await.ok()
         });
@@ -176,6 +179,51 @@ impl Place {
 
     pub(crate) fn agent(&mut self, number: usize) -> &mut Process {
         &mut self.agents[number]
+    }
+
+    /// Starts the router, which lives to the end of the place; its control socket.
+    pub(crate) async fn start_router(&mut self) -> PathBuf {
+        let state = self.files.join("router");
+        let text = format!("state_dir = '{}'\nhealth_address = ''\n", state.display());
+        self.router = Some(self.start("router", &text));
+        let socket = state.join("router.sock");
+        let listens = eventually("the router listens", UP, || async {
+            tokio::net::UnixStream::connect(&socket).await.ok()
+        });
+        listens.await.expect("up");
+        socket
+    }
+
+    /// Starts the coordinator, always as the same node, and waits until it listens; its address.
+    pub(crate) async fn start_coordinator(&mut self) -> SocketAddr {
+        let (address, state) = (self.coordinator_at, self.files.join("coordinator"));
+        let text = format!(
+            "database = '{}'\nstate_dir = '{}'\nlisten = '{address}'\nhealth_address = ''\n\
+             [defaults]\nmin_ready_ms = 500\nstop_ms = 1000\n",
+            address_of(&self.database),
+            state.display(),
+        );
+        self.coordinator = Some(self.start("coordinator", &text));
+        let listens = eventually("the coordinator listens", UP, || async {
+            tokio::net::TcpStream::connect(address).await.ok()
+        });
+        listens.await.expect("up");
+        address
+    }
+
+    pub(crate) fn kill_coordinator(&mut self) {
+        if let Some(mut process) = self.coordinator.take() {
+            process.kill();
+        }
+    }
+
+    /// A process of this role with these settings.
+    fn start(&self, role: &str, settings: &str) -> Process {
+        let config = self.files.join(format!("{role}.toml"));
+        std::fs::write(&config, settings).expect("written");
+        let config = config.display().to_string();
+        let args = [role, "--config", &config];
+        Process::start(crate::binary(), &args, &[], &self.log(role))
     }
 
     /// The database itself, beside the processes (SQLite: only to read).

@@ -149,7 +149,7 @@ async fn restart_in_every_state_of_one_process() {
 
 #[tokio::test]
 async fn reconcile_finds_dropped_push() {
-    const MOVED: u32 = 40;
+    const MOVED: u32 = 200;
     let cluster = Cluster::start_with(Parts {
         reconcile_seconds: 1,
         ..Parts::default()

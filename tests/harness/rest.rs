@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use reqwest::Method;
 use serde_json::{Value, json};
+use slipway_core::queue::Unfit;
 
 use crate::deliveries::Hook;
 use crate::wait::eventually;
@@ -40,6 +41,15 @@ impl Answer {
     pub fn code(&self) -> &str {
         self.json["code"].as_str().unwrap_or_default()
     }
+}
+
+/// `; stage X waits: …` of a row of the queue.
+fn waits_because(row: &Value) -> String {
+    let text = |field: &str| row[field].as_str().unwrap_or_default().to_owned();
+    let (stage, reason) = (text("stage_name"), text("reason"));
+    let full = reason == Unfit::DiskFull.to_string();
+    let word = if full { "DiskFull: " } else { "" };
+    format!("; stage {stage} waits: {word}{reason}")
 }
 
 impl Rest {
@@ -200,7 +210,7 @@ impl Rest {
         limit: Duration,
     ) -> anyhow::Result<Value> {
         let what = format!("delivery {host_id} is decided");
-        eventually(&what, limit, || async {
+        self.reaches(&what, limit, || async {
             let row = self.delivery(hook, host_id).await.ok()??;
             (row["state"] != "pending").then_some(row)
         })
@@ -213,7 +223,7 @@ impl Rest {
     /// When it has not at the limit.
     pub async fn build_ended(&self, build: &str, limit: Duration) -> anyhow::Result<Value> {
         let what = format!("build {build} ends");
-        eventually(&what, limit, || async {
+        self.reaches(&what, limit, || async {
             let found = self.get(&format!("/builds/{build}")).await.ok()?;
             let status = found["status"].as_str()?;
             (!matches!(status, "queued" | "building")).then_some(found)
@@ -233,7 +243,7 @@ impl Rest {
         limit: Duration,
     ) -> anyhow::Result<Value> {
         let what = format!("stage {stage} of {build} is {status}");
-        eventually(&what, limit, || async {
+        self.reaches(&what, limit, || async {
             let found = self.get(&format!("/builds/{build}")).await.ok()?;
             let stages = found["stages"].as_array()?.clone();
             let mut named = stages.into_iter().filter(|s| s["stage_name"] == stage);
@@ -248,7 +258,7 @@ impl Rest {
     /// When it has not at the limit.
     pub async fn deployment_ended(&self, id: &str, limit: Duration) -> anyhow::Result<Value> {
         let what = format!("deployment {id} ends");
-        eventually(&what, limit, || async {
+        self.reaches(&what, limit, || async {
             let found = self.get(&format!("/deployments/{id}")).await.ok()?;
             let status = found["status"].as_str()?;
             matches!(status, "completed" | "failed" | "rolled_back").then_some(found)
@@ -256,9 +266,48 @@ impl Rest {
         .await
     }
 
+    /// Waits like `eventually`; at the limit it adds why stages wait for an agent. A full disk looks
+    /// like a slow machine otherwise.
+    async fn reaches<T, F, Fut>(&self, what: &str, limit: Duration, ask: F) -> anyhow::Result<T>
+    where
+        F: FnMut() -> Fut,
+        Fut: Future<Output = Option<T>>,
+    {
+        match eventually(what, limit, ask).await {
+            Ok(answer) => Ok(answer),
+            Err(error) => Err(anyhow::anyhow!("{error:#}{}", self.why_waiting().await)),
+        }
+    }
+
+    /// The planner's reasons, each with the word of the one that only this machine's owner can help.
+    async fn why_waiting(&self) -> String {
+        let Ok(queue) = self.get("/queue").await else {
+            return "; the queue cannot be read".to_owned();
+        };
+        let stages = queue.as_array().into_iter().flatten();
+        stages.map(waits_because).collect()
+    }
+
     /// The underlying client, for raw requests.
     #[must_use]
     pub fn http(&self) -> &reqwest::Client {
         &self.http
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_that_a_full_disk_prolongs_says_so() {
+        let row = json!({"stage_name": "test", "reason": Unfit::DiskFull.to_string()});
+        let said = waits_because(&row);
+        assert!(
+            said.contains("stage test waits: DiskFull: less than"),
+            "{said}"
+        );
+        let row = json!({"stage_name": "test", "reason": "no agent is connected"});
+        assert!(!waits_because(&row).contains("DiskFull"));
     }
 }

@@ -1,6 +1,6 @@
 //! The inbox: an authentic webhook delivery is a committed row before it is answered.
 
-use slipway_core::id::{BuildId, DeliveryId, HookId};
+use slipway_core::id::{BuildId, DeliveryId, HookId, RepoId};
 use slipway_core::time::Timestamp;
 
 use crate::db::Db;
@@ -199,12 +199,14 @@ impl Db {
         .await
     }
 
-    /// How many deliveries wait for a decision.
+    /// How many deliveries of a repository wait for a decision.
     ///
     /// # Errors
     /// When the database is away.
-    pub async fn undecided_deliveries(&self) -> Result<i64, StoreError> {
-        let row: Option<Number> = self.row(sql!("inbox/undecided"), args![]).await?;
+    pub async fn undecided_deliveries(&self, repo: &RepoId) -> Result<i64, StoreError> {
+        let row: Option<Number> = self
+            .row(sql!("inbox/undecided"), args![repo.as_str()])
+            .await?;
         Ok(row.map_or(0, |r| r.number))
     }
 }

@@ -13,6 +13,7 @@ mod json;
 pub mod signature;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Router;
@@ -25,6 +26,7 @@ use http_body_util::{BodyExt as _, Limited};
 use serde_json::json;
 use slipway_core::digest::Digest;
 use slipway_core::id::{DeliveryId, HookId};
+use slipway_core::time::Timestamp;
 use slipway_store::{Delivery, HookRow, NewDelivery, Recorded};
 
 use crate::api::problem::Problem;
@@ -36,6 +38,10 @@ use signature::Scheme;
 pub const BODY_MAX: usize = 25 * 1024 * 1024;
 /// How long a whole body may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(20);
+/// The intake, as health calls it.
+const PART: &str = "intake";
+/// How long health speaks of a delivery that could not be stored.
+const REFUSED_KEPT: Duration = Duration::from_secs(15);
 /// Headers kept with a delivery: what is needed to read it again.
 const KEPT: [&str; 12] = [
     "content-type",
@@ -89,7 +95,10 @@ async fn accept(
     let body = read_body(body).await?;
     // "No such hook" and "not signed by it" look the same.
     let row = match hook.parse::<HookId>() {
-        Ok(id) => app.db.hook(&id).await.map_err(not_durable)?,
+        Ok(id) => {
+            let found = app.db.hook(&id).await;
+            found.map_err(|error| not_durable(app, &error))?
+        }
         Err(_) => None,
     };
     let Some(row) = row else {
@@ -136,9 +145,21 @@ fn not_authentic() -> Problem {
     )
 }
 
-fn not_durable(error: slipway_store::StoreError) -> Problem {
+fn not_durable(app: &App, error: &slipway_store::StoreError) -> Problem {
     tracing::error!(%error, "a delivery cannot be stored");
+    let ticks = app.clock.ticks().as_millis();
+    app.refused_ms.store(ticks, Ordering::SeqCst);
+    app.health.degraded(PART, error.to_string());
     Problem::unavailable("the delivery cannot be stored now; send it again")
+}
+
+/// Lets health speak of refused deliveries no longer than their time: a balancer that sends nothing to
+/// an unhealthy intake would never send what proves the recovery.
+pub fn forget_refused(app: &App) {
+    let refused = Timestamp::from_millis(app.refused_ms.load(Ordering::SeqCst));
+    if app.clock.ticks().since(refused) >= REFUSED_KEPT {
+        app.health.recovered(PART);
+    }
 }
 
 fn secrets(app: &App, row: &HookRow) -> Result<Vec<Vec<u8>>, Problem> {
@@ -213,7 +234,7 @@ async fn store(
     scheme: Scheme,
     headers: &HeaderMap,
     body: Vec<u8>,
-    now: slipway_core::time::Timestamp,
+    now: Timestamp,
 ) -> Result<Response, Problem> {
     let text = |name: &str| {
         let value = headers.get(name).and_then(|v| v.to_str().ok());
@@ -237,7 +258,9 @@ async fn store(
         body,
         received: now,
     };
-    let recorded = app.db.record_delivery(new).await.map_err(not_durable)?;
+    let recorded = app.db.record_delivery(new).await;
+    let recorded = recorded.map_err(|error| not_durable(app, &error))?;
+    app.health.recovered(PART);
     Ok(match recorded {
         Recorded::New => {
             app.inbox.announce(id.clone());

@@ -34,7 +34,10 @@ pub async fn run(app: Arc<App>, mut announced: mpsc::Receiver<DeliveryId>, shutd
                 Some(id) => vec![id],
                 None => return,
             },
-            _ = tick.tick() => pending(&app).await,
+            _ = tick.tick() => {
+                crate::intake::forget_refused(&app);
+                pending(&app).await
+            }
         };
         for id in due {
             {

@@ -13,8 +13,9 @@ use crate::state::App;
 use crate::usecases::plan_build::Planned;
 use crate::usecases::submit_build::build_head;
 
-/// Heads of one repository that are built in one look; the rest follows in the next.
-const HEADS_MAX: usize = 100;
+/// Builds of one repository that are made in one look, so that a moved mirror does not fill the queue;
+/// the rest follows in the next.
+const BUILDS_MAX: usize = 1_000;
 
 /// Runs until shutdown.
 pub async fn run(app: Arc<App>, shutdown: Shutdown) {
@@ -63,15 +64,28 @@ pub async fn reconcile(app: &App, repo: &RepositoryRow) -> Result<usize, StoreEr
     };
     let seen: BTreeMap<String, String> = app.db.ref_heads(&id).await?.into_iter().collect();
     let first = repo.reconciled_ms.is_none();
+    // A delivery under way may be the push of any head: decided first, it must not become a second
+    // build; and a head that is taken as seen before would never become the first.
+    if !first && app.db.undecided_deliveries(&id).await? > 0 {
+        return Ok(0);
+    }
     let now = app.clock.now();
     let mut built = 0;
-    for (ref_name, sha) in heads.into_iter().take(HEADS_MAX.max(seen.len())) {
+    for (ref_name, sha) in heads {
         if seen.get(&ref_name) == Some(&sha) {
             continue;
         }
+        if built >= BUILDS_MAX {
+            break;
+        }
         // The first look at a repository learns its heads; it does not build all of history.
-        let pending = first || has_build(app, &id, &ref_name, &sha).await?;
-        if !pending {
+        let known = first
+            || app
+                .db
+                .build_of_commit(&id, &ref_name, &sha)
+                .await?
+                .is_some();
+        if !known {
             let key = format!("reconciled/{ref_name}/{sha}");
             match build_head(app, repo, &ref_name, &sha, "reconciled", "", key).await? {
                 Ok(Planned::Builds(builds)) => {
@@ -89,12 +103,4 @@ pub async fn reconcile(app: &App, repo: &RepositoryRow) -> Result<usize, StoreEr
     }
     app.db.set_reconciled(&id, now).await?;
     Ok(built)
-}
-
-async fn has_build(app: &App, repo: &RepoId, name: &str, sha: &str) -> Result<bool, StoreError> {
-    // A delivery under way is as good as a build: it must not become a second one.
-    if app.db.undecided_deliveries().await? > 0 {
-        return Ok(true);
-    }
-    Ok(app.db.build_of_commit(repo, name, sha).await?.is_some())
 }

@@ -139,11 +139,11 @@ pub async fn run(app: Arc<App>, mut nudges: mpsc::Receiver<Nudge>, shutdown: Shu
 
 impl Scheduler {
     fn new(app: Arc<App>) -> Self {
-        let now = app.clock.ticks();
+        let grantor = Grantor::new(app.clock.ticks(), app.settings.terms);
         Self {
             app,
             queue: Queue::new(),
-            grantor: Grantor::new(now),
+            grantor,
             agents: BTreeMap::new(),
             sessions: BTreeMap::new(),
             heard: BTreeMap::new(),

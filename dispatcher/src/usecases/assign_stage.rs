@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use slipway_core::build::Need;
 use slipway_core::id::{BuildId, RepoId, StageId};
-use slipway_core::lease::terms::LEASE;
 use slipway_core::pipeline::{EnvValue, PlannedStage};
 use slipway_proto::v1;
 use slipway_store::{BuildRow, StageRow, StoreError};
@@ -66,7 +65,7 @@ pub async fn assign_stage(
         environment: environment(app, &build, &row),
         secrets: secrets(app, &build, &planned).await?,
         attempt_token: token,
-        lease_ms: u64::try_from(LEASE.as_millis()).unwrap_or(60_000),
+        lease_ms: u64::try_from(app.settings.terms.lease.as_millis()).unwrap_or(60_000),
         at_most_once: row.at_most_once == 1,
         build_id: build.build_id.clone(),
         repo_id: build.repo_id.clone(),

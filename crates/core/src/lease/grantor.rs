@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::terms::{LEASE, LIVENESS_GRACE, STALL_SHIFT, TAKEN_TIMEOUT};
+use super::terms::{STALL_SHIFT, TAKEN_TIMEOUT, Terms};
 use crate::id::StageId;
 use crate::time::Timestamp;
 
@@ -49,6 +49,7 @@ struct Lease {
 /// The machine.
 #[derive(Clone, Debug)]
 pub struct Grantor {
+    terms: Terms,
     leases: BTreeMap<Attempt, Lease>,
     /// Nothing is judged before this.
     grace_until: Timestamp,
@@ -58,10 +59,11 @@ pub struct Grantor {
 impl Grantor {
     /// Starts at `now`, with its grace.
     #[must_use]
-    pub fn new(now: Timestamp) -> Self {
+    pub fn new(now: Timestamp, terms: Terms) -> Self {
         Self {
+            terms,
             leases: BTreeMap::new(),
-            grace_until: now.after(LIVENESS_GRACE),
+            grace_until: now.after(terms.grace),
             seen: now,
         }
     }
@@ -71,10 +73,10 @@ impl Grantor {
         self.shift_after_stall(now);
         match event {
             Event::Granted(attempt) => self.set(attempt, now.after(TAKEN_TIMEOUT), false),
-            Event::Adopted(attempt) => self.set(attempt, now.after(LIVENESS_GRACE), true),
+            Event::Adopted(attempt) => self.set(attempt, now.after(self.terms.grace), true),
             Event::Taken(attempt) | Event::Renewed(attempt) => {
                 if let Some(lease) = self.leases.get_mut(&attempt) {
-                    lease.deadline = now.after(LEASE);
+                    lease.deadline = now.after(self.terms.lease);
                     lease.taken = true;
                 }
             }
@@ -165,6 +167,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::lease::terms::LEASE;
 
     fn attempt(n: u32) -> Attempt {
         ("01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().unwrap(), n)
@@ -176,7 +179,7 @@ mod tests {
 
     /// A grantor whose grace is over and whose loop ticked every second until `now`.
     fn calm(now: i64) -> Grantor {
-        let mut grantor = Grantor::new(at(0));
+        let mut grantor = Grantor::new(at(0), Terms::default());
         tick(&mut grantor, 0, now);
         grantor
     }
@@ -214,7 +217,7 @@ mod tests {
 
     #[test]
     fn nothing_is_judged_in_the_grace_after_a_start() {
-        let mut grantor = Grantor::new(at(0));
+        let mut grantor = Grantor::new(at(0), Terms::default());
         grantor.handle(at(0), Event::Adopted(attempt(1)));
         assert_eq!(tick(&mut grantor, 1, 89), []);
         grantor.handle(at(89), Event::Renewed(attempt(1)));
@@ -226,7 +229,7 @@ mod tests {
 
     #[test]
     fn an_attempt_that_its_agent_does_not_name_is_lost_at_once_even_in_the_grace() {
-        let mut grantor = Grantor::new(at(0));
+        let mut grantor = Grantor::new(at(0), Terms::default());
         grantor.handle(at(0), Event::Adopted(attempt(1)));
         grantor.handle(at(0), Event::Adopted(attempt(2)));
         grantor.handle(at(3), Event::Disowned(attempt(1)));

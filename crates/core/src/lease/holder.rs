@@ -1,9 +1,9 @@
 //! The agent's side of leases: when to renew, and when to stop because somebody else may hold them.
 //!
 //! A deadline is counted from the *sending* of the last renewal that was answered, so the agent
-//! always believes less than the dispatcher does. When its own loop stood still for a lease or
-//! longer (a frozen process or machine), whatever may have been given to others is killed before
-//! another word is said.
+//! always believes less than the dispatcher does. When its own loop stood still past a deadline (a
+//! frozen process or machine), whatever may have been given to others is killed before another word
+//! is said. A deadline that passes while the loop is alive is a lost connection, and ends nothing.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -135,7 +135,9 @@ impl Holder {
     }
 
     fn fence_after_standstill(&mut self, now: Timestamp) {
-        if now.since(self.seen) >= self.lease {
+        // Renewals leave at least two thirds of a lease: a freeze that uses those up is longer than
+        // half of it even when the last answer was slow, and no living loop pauses so long.
+        if now.since(self.seen) >= self.lease / 2 {
             for (attempt, hold) in &self.held {
                 if hold.repeatable && hold.deadline <= now {
                     self.fenced.push(attempt.clone());

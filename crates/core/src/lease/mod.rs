@@ -8,3 +8,6 @@
 pub mod grantor;
 pub mod holder;
 pub mod terms;
+
+#[cfg(test)]
+mod together_tests;

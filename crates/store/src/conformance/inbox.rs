@@ -1,6 +1,6 @@
 //! Deliveries and the builds that they lead to.
 
-use slipway_core::id::DeliveryId;
+use slipway_core::id::{DeliveryId, RepoId};
 
 use super::sample::{at, build_id, hook_id, new_build, repo_id, repository, stage, stage_id, ulid};
 use crate::{Created, Db, NewDelivery, Recorded};
@@ -59,6 +59,11 @@ pub async fn a_decision_is_final_until_reopened(db: Db) {
         .await
         .expect("stored");
     assert_eq!(db.pending_deliveries(10).await.expect("readable").len(), 1);
+    let undecided = db.undecided_deliveries(&repo_id()).await;
+    assert_eq!(undecided.expect("readable"), 1);
+    let others: RepoId = ulid(99).parse().expect("an id");
+    let undecided = db.undecided_deliveries(&others).await;
+    assert_eq!(undecided.expect("readable"), 0, "of that repository only");
     assert!(
         !db.reopen_delivery(&id).await.expect("stored"),
         "it is pending already"
@@ -71,7 +76,8 @@ pub async fn a_decision_is_final_until_reopened(db: Db) {
         (row.state.as_str(), row.decision.as_deref()),
         ("quarantined", Some("parse_error"))
     );
-    assert_eq!(db.undecided_deliveries().await.expect("readable"), 0);
+    let undecided = db.undecided_deliveries(&repo_id()).await;
+    assert_eq!(undecided.expect("readable"), 0);
     db.decide_delivery(&id, "ignored", "too late", None, at(3))
         .await
         .expect("stored");

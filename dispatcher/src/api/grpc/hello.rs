@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use slipway_core::id::{AgentId, StageId};
 use slipway_core::lease::grantor::Attempt;
-use slipway_core::lease::terms::{LEASE, RENEW};
 use slipway_core::queue::{Agent, AgentState};
 use slipway_proto::convert::AttemptKey;
 use slipway_proto::v1;
@@ -74,8 +73,8 @@ pub(super) async fn greet(
         welcome: v1::Welcome {
             epoch: 1,
             verdicts,
-            lease_ms: millis(LEASE),
-            renew_ms: millis(RENEW),
+            lease_ms: millis(app.settings.terms.lease),
+            renew_ms: millis(app.settings.terms.renew),
         },
         facts: facts(agent, hello),
         kept,
