@@ -7,6 +7,7 @@
 
 pub mod args;
 pub mod attempt;
+mod cache_watch;
 pub mod capacity;
 mod clean_up;
 pub mod config;

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::attempt::Shared;
+use crate::cache_watch;
 use crate::capacity;
 use crate::config::Config;
 use crate::held::Held;
@@ -105,13 +106,15 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
     };
     let (outbox, messages) = mpsc::channel::<AgentMessage>(OUTBOX);
     let held = Held::open(&held_dir)?;
+    let cache = if parts.content {
+        Some(LocalCache::new(&config.cache)?)
+    } else {
+        None
+    };
+    watch_cache(&config, cache.clone(), &parts.health, &shutdown);
     let shared = Arc::new(Shared {
         sandbox: Arc::clone(&sandbox),
-        cache: if parts.content {
-            Some(LocalCache::new(&config.cache)?)
-        } else {
-            None
-        },
+        cache,
         held: held.clone(),
         work_dir,
         spool_dir,
@@ -145,6 +148,19 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
     };
     link.run(kept, adopted).await;
     Ok(())
+}
+
+fn watch_cache(config: &Config, cache: Option<LocalCache>, health: &Health, shutdown: &Shutdown) {
+    let Some(cache) = cache else { return };
+    let watching = cache_watch::watch(cache, config.cache.clone(), health.clone());
+    let stopping = shutdown.clone();
+    // Not while stopping: there the daemon may rightly be gone first.
+    shutdown.spawn("watch cache", async move {
+        tokio::select! {
+            () = watching => {}
+            () = stopping.cancelled() => {}
+        }
+    });
 }
 
 async fn serve_health(address: &str, health: &Health, shutdown: &Shutdown) -> anyhow::Result<()> {

@@ -151,6 +151,16 @@ pub(crate) async fn run(
     if matches!(*attempt.stop.borrow(), Some(Stop::Fenced)) {
         return None;
     }
+    if ending.ending == v1::Ending::Aborted {
+        // Not the stage's own doing, so it is this host's business too.
+        tracing::error!(
+            stage = %attempt.key.stage,
+            attempt = attempt.key.attempt,
+            reason = ending.reason,
+            "an attempt is lost here: {}",
+            ending.detail
+        );
+    }
     if !ending.detail.is_empty() {
         let line = format!("slipway: {}\n", ending.detail);
         let _spool_is_full = log.write(line.as_bytes()).await;

@@ -22,7 +22,12 @@ pub(crate) struct FakeCache {
 
 pub(crate) fn serve(folder: &Path) -> PathBuf {
     let socket = folder.join("cache.sock");
-    let listener = UnixListener::bind(&socket).unwrap();
+    serve_at(folder, &socket);
+    socket
+}
+
+pub(crate) fn serve_at(folder: &Path, socket: &Path) {
+    let listener = UnixListener::bind(socket).unwrap();
     let cache = FakeCache {
         folder: folder.to_owned(),
         next: AtomicU64::new(0),
@@ -31,7 +36,6 @@ pub(crate) fn serve(folder: &Path) -> PathBuf {
         .add_service(CacheServer::new(cache))
         .serve_with_incoming(UnixListenerStream::new(listener));
     slipway_daemon::spawn("fake cache", serving);
-    socket
 }
 
 fn copy(from: &Path, to: &Path) -> Result<(), Status> {

@@ -15,7 +15,11 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 pub(crate) struct World {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) talk: Conversation,
-    socket: PathBuf,
+    pub(crate) socket: PathBuf,
+    /// Health and metrics; empty = none.
+    pub(crate) health: String,
+    /// More lines of the settings file.
+    pub(crate) settings: String,
     pub(crate) commit: String,
     agent: Option<Child>,
     next: u64,
@@ -76,6 +80,8 @@ impl World {
             folder,
             talk,
             socket,
+            health: String::new(),
+            settings: String::new(),
             commit,
             agent: None,
             next: 0,
@@ -91,11 +97,13 @@ impl World {
         let config = self.folder.path().join("agent.toml");
         let text = format!(
             "data_dir = \"{dir}/agent\"\ndispatcher = \"http://{address}\"\njoin_token = \"join\"\n\
-             cache = \"{socket}\"\nallowed_sources = [\"{url}\"]\nhealth_address = \"\"\nslots = 4\n",
+             cache = \"{socket}\"\nallowed_sources = [\"{url}\"]\nhealth_address = \"{health}\"\nslots = 4\n{settings}",
             dir = self.folder.path().display(),
             address = self.talk.address,
             socket = self.socket.display(),
             url = self.repo_url(),
+            health = self.health,
+            settings = self.settings,
         );
         std::fs::write(&config, text).unwrap();
         let log = std::fs::File::options()
@@ -114,6 +122,11 @@ impl World {
         self.agent = Some(agent);
         self.hear(|said| matches!(said, Said::Hello(_)).then_some(()))
             .await;
+    }
+
+    /// What the agent has said on its own terminal.
+    pub(crate) fn agent_log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("agent.log")).unwrap_or_default()
     }
 
     pub(crate) fn kill_agent(&mut self) {
@@ -135,11 +148,7 @@ impl World {
         match tokio::time::timeout(PATIENCE, hearing).await {
             Ok(found) => found,
             Err(_) => {
-                let log = std::fs::read_to_string(self.folder.path().join("agent.log"));
-                panic!(
-                    "the agent never said it; its log: {}",
-                    log.unwrap_or_default()
-                );
+                panic!("the agent never said it; its log: {}", self.agent_log());
             }
         }
     }

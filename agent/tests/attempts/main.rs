@@ -6,6 +6,7 @@
 mod cache;
 mod dispatcher;
 mod harness;
+mod host;
 
 use std::time::Duration;
 
