@@ -19,7 +19,9 @@ const QUIET_MAX: Duration = Duration::from_secs(3);
 /// counts the attempts under way.
 pub(crate) fn clean_up(shared: &Arc<Shared>, mut busy: watch::Receiver<usize>, key: AttemptKey) {
     let (shared, stopping) = (Arc::clone(shared), shared.shutdown.clone());
-    shared.shutdown.child().spawn("clean up", async move {
+    let tracker = shared.shutdown.clone();
+    // Counted: an agent that stops waits for it.
+    tracker.spawn("clean up", async move {
         let quiet = async {
             tokio::time::sleep(FOLLOWS).await;
             let _no_longer_served = busy.wait_for(|live| *live == 0).await;

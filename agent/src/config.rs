@@ -8,6 +8,9 @@ use serde::Deserialize;
 /// The commented defaults, printed by `--print-default-config`.
 pub const DEFAULTS: &str = include_str!("default-config.toml");
 
+/// What the dispatcher takes of one log.
+const LOG_LIMIT_MAX_MIB: u64 = 256;
+
 /// Settings as read.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Config {
@@ -27,6 +30,10 @@ pub struct Config {
     pub cache: PathBuf,
     /// Repository addresses allowed besides https and ssh.
     pub allowed_sources: Vec<String>,
+    /// Most memory of a stage's container, MiB; 0 = what its sandbox says.
+    pub memory_mib: u64,
+    /// Most output of one attempt, MiB.
+    pub log_limit_mib: u64,
     /// Health and metrics; empty = none.
     pub health_address: String,
     /// Logins by image registry host.
@@ -65,6 +72,25 @@ pub struct EcrSetting {
 }
 
 impl Config {
+    /// The most output of one attempt, bytes.
+    ///
+    /// # Errors
+    /// When the setting is out of its range.
+    pub(crate) fn log_limit(&self) -> anyhow::Result<u64> {
+        let mib = self.log_limit_mib;
+        anyhow::ensure!(
+            (1..=LOG_LIMIT_MAX_MIB).contains(&mib),
+            "`log_limit_mib` is {mib}: it must be from 1 to {LOG_LIMIT_MAX_MIB}"
+        );
+        Ok(mib << 20)
+    }
+
+    /// The most memory of a stage's container, bytes.
+    #[must_use]
+    pub(crate) fn memory(&self) -> Option<u64> {
+        (self.memory_mib > 0).then(|| self.memory_mib.saturating_mul(1 << 20))
+    }
+
     /// The defaults with everything below `dir` and no health port: what `slipway up` and tests
     /// start from.
     ///

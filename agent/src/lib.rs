@@ -13,6 +13,7 @@ mod clean_up;
 pub mod config;
 pub mod held;
 mod identity;
+mod inventory;
 mod link;
 mod log_stream;
 mod logins;

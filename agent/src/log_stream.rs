@@ -33,6 +33,9 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Frames above this are compressed.
 const COMPRESS_FROM: usize = 4 * 1024;
 
+/// Room below the limit for our own words: why the stage ended is said in a full log, too.
+const OWN_WORDS: u64 = 64 * 1024;
+
 /// How much was written, and whether that is all.
 #[derive(Clone, Debug, Default)]
 struct Written {
@@ -58,6 +61,10 @@ pub(crate) struct LogWriter {
     hasher: blake3::Hasher,
     patterns: Arc<Patterns>,
     held: Vec<u8>,
+    limit: u64,
+    /// Output was cut off at the limit.
+    cut: bool,
+    line_open: bool,
     written: watch::Sender<Written>,
     sent: watch::Receiver<Sent>,
 }
@@ -81,6 +88,7 @@ impl LogWriter {
         key: &AttemptKey,
         patterns: Arc<Patterns>,
         destination: Destination,
+        limit: u64,
         shutdown: &Shutdown,
     ) -> std::io::Result<Self> {
         let path = spool.join(format!("{}-{}.log", key.stage, key.attempt));
@@ -100,16 +108,39 @@ impl LogWriter {
             hasher: blake3::Hasher::new(),
             patterns,
             held: Vec::new(),
+            limit,
+            cut: false,
+            line_open: false,
             written,
             sent,
         })
     }
 
-    /// Adds output. Blocks while the dispatcher is behind: nothing is dropped.
+    /// Adds a stage's output, as far as the limit allows; see [`LogWriter::is_cut`].
     ///
     /// # Errors
     /// When the spool cannot be written.
     pub(crate) async fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        let out = self.mask(bytes);
+        self.append(&out, self.limit.saturating_sub(OWN_WORDS))
+            .await
+    }
+
+    /// Adds a line of our own, which begins a line whatever the stage printed last.
+    ///
+    /// # Errors
+    /// When the spool cannot be written.
+    pub(crate) async fn say(&mut self, text: &str) -> std::io::Result<()> {
+        let open = self
+            .held
+            .last()
+            .map_or(self.line_open, |last| *last != b'\n');
+        let begin = if open { "\n" } else { "" };
+        let out = self.mask(format!("{begin}slipway: {text}\n").as_bytes());
+        self.append(&out, self.limit).await
+    }
+
+    fn mask(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut out = Vec::with_capacity(bytes.len());
         // The masker is made anew over what was held back: it borrows the patterns.
         let mut masker = Masker::new(&self.patterns);
@@ -117,13 +148,19 @@ impl LogWriter {
         masker.push(&held, &mut out);
         masker.push(bytes, &mut out);
         self.held = masker.into_held();
-        self.append(&out).await
+        out
     }
 
-    async fn append(&mut self, out: &[u8]) -> std::io::Result<()> {
-        if out.is_empty() {
+    /// Writes what still has room below `limit`.
+    async fn append(&mut self, out: &[u8], limit: u64) -> std::io::Result<()> {
+        let room = limit.saturating_sub(self.written.borrow().length);
+        let room = usize::try_from(room).unwrap_or(usize::MAX);
+        self.cut |= out.len() > room;
+        let out = out.get(..room.min(out.len())).unwrap_or_default();
+        let Some(last) = out.last() else {
             return Ok(());
-        }
+        };
+        self.line_open = *last != b'\n';
         self.file.write_all(out).await?;
         self.file.flush().await?;
         self.hasher.update(out);
@@ -146,12 +183,26 @@ impl LogWriter {
         masker.push(&held, &mut out);
         masker.flush_safe(&mut out);
         self.held = masker.into_held();
-        self.append(&out).await
+        self.append(&out, self.limit.saturating_sub(OWN_WORDS))
+            .await
     }
 
     /// Whether the dispatcher refuses more.
-    pub(crate) fn is_refused(&self) -> bool {
+    fn is_refused(&self) -> bool {
         self.sent.borrow().refused
+    }
+
+    /// Whether output was cut off: here, at the limit, or because the dispatcher takes no more.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut || self.is_refused()
+    }
+
+    /// Why a stage whose output was cut off ends.
+    pub(crate) fn cut_reason(&self) -> String {
+        format!(
+            "the log is cut here: it reached its limit of {} MiB, which ends the stage",
+            self.limit >> 20
+        )
     }
 
     /// Nothing more comes. Answers with length and digest once the dispatcher has received it all,
@@ -168,7 +219,7 @@ impl LogWriter {
         let held = std::mem::take(&mut self.held);
         masker.push(&held, &mut out);
         masker.finish(&mut out);
-        self.append(&out).await?;
+        self.append(&out, self.limit).await?;
         let digest = self.hasher.finalize().to_hex().to_string();
         let length = self.written.borrow().length;
         self.written

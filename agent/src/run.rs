@@ -20,6 +20,7 @@ use crate::capacity;
 use crate::config::Config;
 use crate::held::Held;
 use crate::identity::Identity;
+use crate::inventory;
 use crate::link::Link;
 use crate::log_stream::Destination;
 use crate::logins;
@@ -30,6 +31,9 @@ use crate::sandbox::docker::{DockerSandbox, Logins};
 const OUTBOX: usize = 1_024;
 /// Between two tries to join.
 const JOIN_RETRY: Duration = Duration::from_secs(1);
+
+/// How long removing containers, and the last bytes of logs, may take when the agent stops.
+const CLEAN_UP_LIMIT: Duration = Duration::from_secs(10);
 
 /// What the caller provides; fakes in tests and benches.
 pub struct Parts {
@@ -113,9 +117,10 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
     };
     watch_cache(&config, cache.clone(), &parts.health, &shutdown);
     let shared = Arc::new(Shared {
-        sandbox: Arc::clone(&sandbox),
+        sandbox,
         cache,
         held: held.clone(),
+        log_limit: config.log_limit()?,
         work_dir,
         spool_dir,
         allowed: config.allowed_sources.clone(),
@@ -129,7 +134,7 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
         outbox,
     });
     let kept = held.all()?;
-    let adopted = inventory(&sandbox, &kept).await;
+    let adopted = inventory::take(&shared, &kept).await;
     serve_health(&config.health_address, &parts.health, &shutdown).await?;
     let slots = if config.slots == 0 {
         capacity::cpus()
@@ -137,7 +142,7 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
         config.slots
     };
     let link = Link {
-        shared,
+        shared: Arc::clone(&shared),
         channel: control,
         slots,
         boot_id: hex::encode(parts.rng.bytes::<16>()),
@@ -147,6 +152,10 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
         shutdown,
     };
     link.run(kept, adopted).await;
+    // A stopped agent leaves no container behind: nobody may ever start it again here.
+    if !shared.shutdown.drained(CLEAN_UP_LIMIT).await {
+        tracing::warn!("not everything could be cleaned up; the next start does it");
+    }
     Ok(())
 }
 
@@ -214,35 +223,6 @@ fn docker(
 ) -> anyhow::Result<Arc<dyn Sandbox>> {
     let socket = (!config.docker.is_empty()).then_some(config.docker.as_str());
     let engine = Engine::connect(socket)?;
-    Ok(Arc::new(DockerSandbox::new(
-        engine,
-        agent_id.to_owned(),
-        rng.clone(),
-        logins,
-    )))
-}
-
-/// Which held attempts still have their container; containers that nobody holds are removed.
-async fn inventory(
-    sandbox: &Arc<dyn Sandbox>,
-    kept: &[crate::held::Kept],
-) -> Vec<slipway_proto::convert::AttemptKey> {
-    let there = match sandbox.held().await {
-        Ok(there) => there,
-        Err(error) => {
-            tracing::warn!(%error, "the container engine does not answer; nothing is re-adopted");
-            return Vec::new();
-        }
-    };
-    let mut adopted = Vec::new();
-    for key in there {
-        let held = kept.iter().any(|k| k.key == key && k.result.is_none());
-        if held {
-            tracing::info!(stage = %key.stage, attempt = key.attempt, "re-adopting a container");
-            adopted.push(key);
-        } else if let Err(error) = sandbox.remove(&key).await {
-            tracing::warn!(%error, stage = %key.stage, "an orphan cannot be removed");
-        }
-    }
-    adopted
+    let sandbox = DockerSandbox::new(engine, agent_id.to_owned(), rng.clone(), logins);
+    Ok(Arc::new(sandbox.with_memory(config.memory())))
 }

@@ -56,7 +56,7 @@ async fn contract(sandbox: &dyn Sandbox) {
     sandbox.create(&run).await.unwrap();
     sandbox.start(&run.key).await.unwrap();
     let ended = sandbox.wait(&run.key).await.unwrap();
-    assert_eq!((ended.code, ended.out_of_memory), (4, false));
+    assert_eq!((ended.code, ended.out_of_memory), (4, None));
     assert_eq!(everything(sandbox, &run.key).await, b"hello\n");
     assert_eq!(everything(sandbox, &run.key).await, b"hello\n");
     assert!(sandbox.held().await.unwrap().contains(&run.key));
@@ -84,7 +84,9 @@ async fn contract(sandbox: &dyn Sandbox) {
     let never = stage(3, "echo hello; exit 4", folder.path());
     sandbox.create(&never).await.unwrap();
     assert!(!sandbox.held().await.unwrap().contains(&never.key));
+    assert!(sandbox.remains().await.unwrap().contains(&never.key));
     sandbox.remove(&never.key).await.unwrap();
+    assert!(sandbox.remains().await.unwrap().is_empty());
 }
 
 #[tokio::test]

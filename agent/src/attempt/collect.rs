@@ -60,8 +60,7 @@ pub(super) async fn collect(
                 let empty = captured.changed == 0 && captured.removed == 0;
                 result.output_layer = (!empty).then(|| captured.layer.to_string());
                 for note in captured.notes {
-                    let line = format!("slipway: {note}\n");
-                    let _spool_is_full = log.write(line.as_bytes()).await;
+                    let _spool_is_full = log.say(&note).await;
                 }
             }
             Err(error) => return Ending::aborted("cache", error),
@@ -78,11 +77,11 @@ async fn say_missing(log: &mut LogWriter, result: &v1::Result) {
         .map(|r| (&r.path, r.state, &r.problem));
     for (path, state, problem) in tests.chain(coverage) {
         let line = match v1::ReportState::try_from(state) {
-            Ok(v1::ReportState::Missing) => format!("slipway: report `{path}` is missing\n"),
-            Ok(v1::ReportState::Invalid) => format!("slipway: report `{path}`: {problem}\n"),
+            Ok(v1::ReportState::Missing) => format!("report `{path}` is missing"),
+            Ok(v1::ReportState::Invalid) => format!("report `{path}`: {problem}"),
             _ => continue,
         };
-        let _spool_is_full = log.write(line.as_bytes()).await;
+        let _spool_is_full = log.say(&line).await;
     }
 }
 

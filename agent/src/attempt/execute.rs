@@ -22,7 +22,9 @@ pub(super) fn lost(error: &SandboxError) -> Ending {
     match error {
         SandboxError::Image { .. } => Ending::aborted("image_pull", error),
         // The user's own service and its own check.
-        SandboxError::ServiceNotReady { .. } => Ending::limit("service_not_ready", error),
+        SandboxError::ServiceNotReady { .. } | SandboxError::ServiceEnded { .. } => {
+            Ending::limit("service_not_ready", error)
+        }
         SandboxError::Build(_) => Ending {
             exit_code: 1,
             ending: v1::Ending::Exited,
@@ -168,8 +170,8 @@ async fn watch(
             piece = output.next(), if printing => match piece {
                 Some(Ok(bytes)) => {
                     log.write(&bytes).await.map_err(|e| Ending::aborted("disk_full", e))?;
-                    if log.is_refused() && cut.is_none() {
-                        cut = Some(Ending::limit("log_limit", "the log is larger than its limit"));
+                    if log.is_cut() && cut.is_none() {
+                        cut = Some(Ending::limit("log_limit", log.cut_reason()));
                         end(shared, attempt, Duration::ZERO).await;
                     }
                 }
@@ -194,18 +196,37 @@ async fn watch(
         }
     };
     drain(&mut output, printing, log).await?;
-    Ok(match cut {
+    if log.is_cut() && cut.is_none() {
+        cut = Some(Ending::limit("log_limit", log.cut_reason()));
+    }
+    Ok(judge(cut, ended, limit))
+}
+
+/// What the end of the container means, unless something else had ended the stage before.
+fn judge(cut: Option<Ending>, ended: Ended, limit: Duration) -> Ending {
+    match cut {
         Some(mut ending) => {
             if ending.ending == v1::Ending::TimedOut {
                 ending.detail = format!("the stage took longer than {} s", limit.as_secs());
             }
             ending
         }
-        None if ended.out_of_memory => {
-            Ending::limit("oom", "the stage used more memory than its limit")
-        }
-        None => Ending::exited(ended.code),
-    })
+        None => match ended.out_of_memory {
+            Some(bytes) => Ending {
+                exit_code: i32::try_from(ended.code).unwrap_or(1),
+                ..Ending::limit("oom", out_of_memory(bytes))
+            },
+            None => Ending::exited(ended.code),
+        },
+    }
+}
+
+fn out_of_memory(limit: u64) -> String {
+    format!(
+        "out of memory: the stage used more than its limit of {} MiB, and the kernel killed a process \
+         of it. Give it less to do at once (fewer parallel jobs, a smaller heap)",
+        limit >> 20
+    )
 }
 
 async fn stop_asked(stop: &mut tokio::sync::watch::Receiver<Option<Stop>>) -> Duration {

@@ -31,26 +31,30 @@ pub(super) async fn run(
     // The builder's words come from a callback that cannot wait: a bounded queue lies between.
     let (lines, mut printed) = tokio::sync::mpsc::channel::<Vec<u8>>(4_096);
     let sandbox = std::sync::Arc::clone(&shared.sandbox);
-    let building = async move { sandbox.build(&job, lines).await };
+    let building = async move { sandbox.build(&job, lines).await.map_err(|e| lost(&e)) };
     let printing = async {
         while let Some(bytes) = printed.recv().await {
             if let Err(error) = log.write(&bytes).await {
                 tracing::warn!(%error, "the spool is full");
             }
+            if log.is_cut() {
+                return Err(Ending::limit("log_limit", log.cut_reason()));
+            }
         }
+        Ok(())
     };
     let limit = Duration::from_millis(attempt.spec.timeout_ms);
     let mut stop = attempt.stop.clone();
     let built = tokio::select! {
-        (built, ()) = async { tokio::join!(building, printing) } => built.map_err(|e| lost(&e))?,
+        both = async { tokio::try_join!(building, printing) } => both?.0,
         () = tokio::time::sleep(limit) => return Err(Ending::of(v1::Ending::TimedOut)),
         _ = stop.wait_for(Option::is_some) => return Err(Ending::of(v1::Ending::Cancelled)),
     };
-    let line = format!("slipway: {}@{}\n", built.repository, built.digest);
-    let _spool_is_full = log.write(line.as_bytes()).await;
+    let line = format!("{}@{}", built.repository, built.digest);
+    let _spool_is_full = log.say(&line).await;
     if !built.reproducible {
-        let line = "slipway: this engine gives no reproducible digests\n";
-        let _spool_is_full = log.write(line.as_bytes()).await;
+        let line = "this engine gives no reproducible digests";
+        let _spool_is_full = log.say(line).await;
     }
     let tags = attempt.spec.build.as_ref().map(|b| b.tags.clone());
     result.image = Some(v1::BuiltImage {

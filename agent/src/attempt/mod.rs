@@ -50,6 +50,8 @@ pub(crate) struct Shared {
     pub(crate) spool_dir: PathBuf,
     pub(crate) allowed: Vec<String>,
     pub(crate) logs: Destination,
+    /// Bytes of one attempt's log.
+    pub(crate) log_limit: u64,
     pub(crate) clock: Clock,
     pub(crate) shutdown: Shutdown,
     /// To the dispatcher.
@@ -132,6 +134,7 @@ pub(crate) async fn run(
         &attempt.key,
         patterns,
         shared.logs.clone(),
+        shared.log_limit,
         &shared.shutdown,
     );
     let mut log = match log.await {
@@ -162,8 +165,7 @@ pub(crate) async fn run(
         );
     }
     if !ending.detail.is_empty() {
-        let line = format!("slipway: {}\n", ending.detail);
-        let _spool_is_full = log.write(line.as_bytes()).await;
+        let _spool_is_full = log.say(&ending.detail).await;
     }
     if let Ok((length, digest, _)) = log.close(LOG_PATIENCE).await {
         result.log_length = length;
@@ -180,6 +182,8 @@ fn message(attempt: &Attempt, ending: &Ending, mut result: v1::Result) -> v1::Re
     result.detail = ending.detail.chars().take(2_000).collect();
     result
 }
+
+pub(crate) use prepare::remove as remove_folder;
 
 /// Removes the workspace of an attempt.
 pub(crate) async fn remove_workspace(shared: &Shared, key: &AttemptKey) {

@@ -39,11 +39,8 @@ pub(super) async fn workspace(
         Some(root) => digest(root)?,
         None => {
             let root = fetched(shared, attempt, source, cache).await?;
-            let line = format!(
-                "slipway: fetched {}\n",
-                &source.commit_sha[..7.min(source.commit_sha.len())]
-            );
-            let _spool_is_full = log.write(line.as_bytes()).await;
+            let short = source.commit_sha.get(..7).unwrap_or(&source.commit_sha);
+            let _spool_is_full = log.say(&format!("fetched {short}")).await;
             result.source_root = Some(root.to_string());
             root
         }

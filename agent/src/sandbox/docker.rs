@@ -1,6 +1,8 @@
 //! Stages in Docker. One container per attempt, with a network of its own when it has services;
 //! everything carries this installation's labels, and is found again by them.
 
+mod services;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -8,7 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use slipway_core::pipeline::ServiceSpec;
+use slipway_core::pipeline::Sandbox as Profile;
 use slipway_daemon::Rng;
 use slipway_docker::labels::{ATTEMPT, INSTALL, PURPOSE, STAGE};
 use slipway_docker::{
@@ -18,17 +20,13 @@ use slipway_docker::{
 use slipway_proto::convert::AttemptKey;
 use tokio::sync::{OnceCell, mpsc};
 
-use super::profile::confine;
+use super::profile::{Confinement, confine};
 use super::{Ended, ImageJob, ImageMade, Sandbox, SandboxError, StageRun};
 
 /// Longest pull.
 const PULL_LIMIT: Duration = Duration::from_secs(900);
 /// Longest push.
 const PUSH_LIMIT: Duration = Duration::from_secs(900);
-/// How long a service may take to become ready.
-const READY_LIMIT: Duration = Duration::from_secs(60);
-/// Between two looks at a service.
-const READY_EVERY: Duration = Duration::from_millis(250);
 /// Output that the engine keeps of one stage: the log's own limit, and room.
 const OUTPUT_KEPT: u64 = 300 * 1024 * 1024;
 
@@ -44,6 +42,7 @@ pub struct DockerSandbox {
     install: String,
     rng: Rng,
     logins: Logins,
+    memory: Option<u64>,
     facts: std::sync::Arc<OnceCell<EngineFacts>>,
 }
 
@@ -61,8 +60,25 @@ impl DockerSandbox {
             install,
             rng,
             logins,
+            memory: None,
             facts: std::sync::Arc::default(),
         }
+    }
+
+    /// No container gets more memory than this, whatever its profile says.
+    #[must_use]
+    pub fn with_memory(mut self, bytes: Option<u64>) -> Self {
+        self.memory = bytes;
+        self
+    }
+
+    fn confine(&self, profile: Profile) -> Confinement {
+        let mut confinement = confine(profile);
+        let limits = &mut confinement.limits;
+        limits.memory_bytes = self
+            .memory
+            .map_or(limits.memory_bytes, |most| most.min(limits.memory_bytes));
+        confinement
     }
 
     async fn facts(&self) -> Result<&EngineFacts, SandboxError> {
@@ -79,68 +95,6 @@ impl DockerSandbox {
             (ATTEMPT.to_owned(), key.attempt.to_string()),
             (PURPOSE.to_owned(), purpose.to_owned()),
         ])
-    }
-
-    async fn service(
-        &self,
-        run: &StageRun,
-        service: &ServiceSpec,
-        variables: &BTreeMap<String, String>,
-    ) -> Result<(), SandboxError> {
-        let confinement = confine(slipway_core::pipeline::Sandbox::Standard);
-        let spec = ContainerSpec {
-            name: format!("{}-{}", name(&run.key), service.name),
-            image: service.image.clone(),
-            command: service.command.clone(),
-            env: variables.clone(),
-            labels: self.labels(&run.key, "service"),
-            limits: confinement.limits,
-            security: confinement.security,
-            network: NetworkSpec {
-                name: name(&run.key),
-                aliases: vec![service.name.clone()],
-                publish: Vec::new(),
-            },
-            log: LogDriver::Local {
-                max_bytes: 10 << 20,
-            },
-            ..ContainerSpec::default()
-        };
-        let id = self.engine.create_container(&spec).await.map_err(failed)?;
-        self.engine.start_container(&id).await.map_err(failed)?;
-        match &service.ready {
-            None => Ok(()),
-            Some(command) => self.wait_ready(service, &id, command).await,
-        }
-    }
-
-    async fn wait_ready(
-        &self,
-        service: &ServiceSpec,
-        id: &str,
-        command: &str,
-    ) -> Result<(), SandboxError> {
-        let mut last = String::new();
-        let waiting = async {
-            loop {
-                let check = ["sh", "-c", command];
-                match self.engine.exec(id, &check, READY_LIMIT).await {
-                    Ok(result) if result.exit_code == 0 => return,
-                    Ok(result) => last = String::from_utf8_lossy(&result.output).into_owned(),
-                    Err(error) => last = error.to_string(),
-                }
-                tokio::time::sleep(READY_EVERY).await;
-            }
-        };
-        let ready = tokio::time::timeout(READY_LIMIT, waiting).await.is_ok();
-        if ready {
-            return Ok(());
-        }
-        Err(SandboxError::ServiceNotReady {
-            name: service.name.clone(),
-            limit: READY_LIMIT,
-            output: last.chars().take(300).collect(),
-        })
     }
 
     /// What was asked for must be in force, or nothing is executed.
@@ -204,6 +158,22 @@ fn name(key: &AttemptKey) -> String {
     format!("slipway-{}-{}", key.stage, key.attempt).to_lowercase()
 }
 
+/// Which attempt a name of ours belongs to.
+fn key_in(name: &str) -> Option<AttemptKey> {
+    let (stage, attempt) = name.strip_prefix("slipway-")?.rsplit_once('-')?;
+    Some(AttemptKey {
+        stage: stage.to_uppercase().parse().ok()?,
+        attempt: attempt.parse().ok()?,
+    })
+}
+
+fn key_of(labels: &BTreeMap<String, String>) -> Option<AttemptKey> {
+    Some(AttemptKey {
+        stage: labels.get(STAGE)?.parse().ok()?,
+        attempt: labels.get(ATTEMPT)?.parse().ok()?,
+    })
+}
+
 fn stage_name(key: &AttemptKey) -> String {
     format!("{}-stage", name(key))
 }
@@ -252,7 +222,7 @@ impl Sandbox for DockerSandbox {
     }
 
     async fn create(&self, run: &StageRun) -> Result<(), SandboxError> {
-        let confinement = confine(run.profile);
+        let confinement = self.confine(run.profile);
         let mut network = NetworkSpec::default();
         if !run.services.is_empty() {
             let labels = self.labels(&run.key, "network");
@@ -262,7 +232,7 @@ impl Sandbox for DockerSandbox {
                 .map_err(failed)?;
             network.name = name(&run.key);
             network.aliases = vec!["stage".to_owned()];
-        } else if run.profile == slipway_core::pipeline::Sandbox::Strict {
+        } else if run.profile == Profile::Strict {
             network.name = "none".to_owned();
         }
         let services = run
@@ -319,14 +289,14 @@ impl Sandbox for DockerSandbox {
             .exit_code()
             .await
             .map_err(failed)?;
-        // Only a killed process may have been killed for memory.
-        let out_of_memory = code == 137
-            && self
-                .engine
-                .inspect_container(&name)
-                .await
-                .map_err(failed)?
-                .oom_killed;
+        let mut out_of_memory = None;
+        // Whatever failed may have failed because the kernel killed a part of it: a compiler below
+        // `make` that is killed for memory ends as `make`'s own exit code.
+        if code != 0 {
+            let view = self.engine.inspect_container(&name).await;
+            let view = view.map_err(failed)?;
+            out_of_memory = view.oom_killed.then_some(view.in_force.limits.memory_bytes);
+        }
         Ok(Ended {
             code,
             out_of_memory,
@@ -354,12 +324,9 @@ impl Sandbox for DockerSandbox {
                 .await
                 .map_err(failed)?;
         }
-        // Only attempts with services have a network.
-        if containers.len() > 1 {
-            self.engine
-                .remove_network(&name(key))
-                .await
-                .map_err(failed)?;
+        // Asked for, not guessed from the containers: the agent may have died between the two.
+        for network in self.engine.list_networks(&own).await.map_err(failed)? {
+            self.engine.remove_network(&network).await.map_err(failed)?;
         }
         Ok(())
     }
@@ -367,15 +334,22 @@ impl Sandbox for DockerSandbox {
     async fn held(&self) -> Result<Vec<AttemptKey>, SandboxError> {
         let own = [(INSTALL, self.install.as_str()), (PURPOSE, "stage")];
         let containers = self.engine.list_containers(&own).await.map_err(failed)?;
-        Ok(containers
-            .into_iter()
-            .filter(|c| c.started)
-            .filter_map(|c| {
-                let stage = c.labels.get(STAGE)?.parse().ok()?;
-                let attempt = c.labels.get(ATTEMPT)?.parse().ok()?;
-                Some(AttemptKey { stage, attempt })
-            })
-            .collect())
+        let started = containers.into_iter().filter(|c| c.started);
+        Ok(started.filter_map(|c| key_of(&c.labels)).collect())
+    }
+
+    async fn remains(&self) -> Result<Vec<AttemptKey>, SandboxError> {
+        let own = [(INSTALL, self.install.as_str())];
+        let containers = self.engine.list_containers(&own).await.map_err(failed)?;
+        let networks = self.engine.list_networks(&own).await.map_err(failed)?;
+        let mut keys: Vec<_> = containers
+            .iter()
+            .filter_map(|c| key_of(&c.labels))
+            .collect();
+        keys.extend(networks.iter().filter_map(|network| key_in(network)));
+        keys.sort();
+        keys.dedup();
+        Ok(keys)
     }
 
     async fn build(

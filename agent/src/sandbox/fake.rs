@@ -147,7 +147,7 @@ impl Sandbox for FakeSandbox {
         running.ended.send_replace(Some(code));
         Ok(Ended {
             code,
-            out_of_memory: false,
+            out_of_memory: None,
         })
     }
 
@@ -169,6 +169,10 @@ impl Sandbox for FakeSandbox {
             let started = inner.running.iter().filter(|(_, r)| *r.started.borrow());
             started.map(|(key, _)| key.clone()).collect()
         }))
+    }
+
+    async fn remains(&self) -> Result<Vec<AttemptKey>, SandboxError> {
+        Ok(self.with(|inner| inner.running.keys().cloned().collect()))
     }
 
     async fn build(

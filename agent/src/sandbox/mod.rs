@@ -39,6 +39,16 @@ pub enum SandboxError {
         /// What its check said last.
         output: String,
     },
+    /// A service was over before it was ready.
+    #[error("service `{name}` ended with exit code {code} before it was ready: {output}")]
+    ServiceEnded {
+        /// Which.
+        name: String,
+        /// Its exit code.
+        code: i64,
+        /// What it printed last.
+        output: String,
+    },
     /// The limits that were asked for are not in force.
     #[error("the engine did not put the sandbox's limits in force: {0}")]
     NotConfined(String),
@@ -74,8 +84,8 @@ pub struct StageRun {
 pub struct Ended {
     /// Exit code.
     pub code: i64,
-    /// Whether the kernel killed something in it for memory.
-    pub out_of_memory: bool,
+    /// The limit in bytes, when the kernel killed something in it for memory.
+    pub out_of_memory: Option<u64>,
 }
 
 /// An image to be built and pushed.
@@ -134,6 +144,9 @@ pub trait Sandbox: Send + Sync {
     /// Attempts whose stage container was started (and may have ended). One that was only created
     /// has executed nothing and cannot be told from one that ended well by its exit code.
     async fn held(&self) -> Result<Vec<AttemptKey>, SandboxError>;
+    /// Attempts that anything at all is left of: a container that never started, a service, a
+    /// network.
+    async fn remains(&self) -> Result<Vec<AttemptKey>, SandboxError>;
     /// Builds and pushes an image; `printed` gets what the builder prints.
     async fn build(
         &self,

@@ -34,6 +34,8 @@ pub(crate) struct Inner {
     pub(crate) logs: BTreeMap<(String, u32), Log>,
     pub(crate) artifacts: BTreeMap<String, Vec<u8>>,
     pub(crate) hellos: Vec<v1::Hello>,
+    /// How often attempts are renewed; 0 = as usual.
+    pub(crate) renew_ms: u64,
     /// Log streams that are broken after one frame each.
     pub(crate) break_logs: usize,
 }
@@ -105,11 +107,15 @@ impl FakeDispatcher {
                         _ => v1::Verdict::Keep.into(),
                     },
                 });
+                let renew_ms = match self.with(|inner| inner.renew_ms) {
+                    0 => 20_000,
+                    quick => quick,
+                };
                 let welcome = v1::Welcome {
                     epoch: 1,
                     verdicts: verdicts.collect(),
                     lease_ms: 60_000,
-                    renew_ms: 20_000,
+                    renew_ms,
                 };
                 self.with(|inner| inner.hellos.push(hello.clone()));
                 self.tell(Told::Welcome(welcome)).await;

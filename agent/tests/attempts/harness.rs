@@ -135,6 +135,31 @@ impl World {
         agent.wait().unwrap();
     }
 
+    /// Asks the agent to stop, as a service manager does.
+    pub(crate) fn terminate_agent(&self) {
+        let id = self.agent.as_ref().unwrap().id().to_string();
+        let sent = Command::new("kill").args(["-TERM", &id]).status();
+        assert!(sent.unwrap().success());
+    }
+
+    /// The exit code of an agent that stops by itself.
+    pub(crate) async fn agent_exit(&mut self) -> Option<i32> {
+        let mut agent = self.agent.take().unwrap();
+        let mut ended = None;
+        eventually("the agent exits", || {
+            ended = agent.try_wait().unwrap();
+            ended.is_some()
+        })
+        .await;
+        ended.and_then(|status| status.code())
+    }
+
+    /// The folder that is a stage's `/workspace`.
+    pub(crate) fn workspace(&self, key: &AttemptRef) -> PathBuf {
+        let name = format!("{}-{}", key.stage_id, key.attempt);
+        self.folder.path().join("agent/work").join(name)
+    }
+
     /// Waits for something that the agent says.
     pub(crate) async fn hear<T>(&mut self, pick: impl Fn(&Said) -> Option<T>) -> T {
         let hearing = async {
@@ -241,13 +266,24 @@ impl Drop for World {
         for id in String::from_utf8_lossy(&ids).split_whitespace() {
             let _removed = Command::new("docker").args(["rm", "-f", id]).output();
         }
+        let prune = ["network", "prune", "-f", "--filter", &filter];
+        let _removed = Command::new("docker").args(prune).output();
     }
 }
 
 pub(crate) fn containers(key: &AttemptRef) -> String {
+    of_stage(key, &["ps", "-aq"])
+}
+
+pub(crate) fn networks(key: &AttemptRef) -> String {
+    of_stage(key, &["network", "ls", "-q"])
+}
+
+fn of_stage(key: &AttemptRef, list: &[&str]) -> String {
     let filter = format!("label=slipway.stage={}", key.stage_id);
     let out = Command::new("docker")
-        .args(["ps", "-aq", "--filter", &filter])
+        .args(list)
+        .args(["--filter", &filter])
         .output()
         .unwrap();
     String::from_utf8(out.stdout).unwrap().trim().to_owned()

@@ -7,6 +7,8 @@ mod cache;
 mod dispatcher;
 mod harness;
 mod host;
+mod limits;
+mod stopping;
 
 use std::time::Duration;
 
