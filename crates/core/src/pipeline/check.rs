@@ -161,7 +161,8 @@ fn check_table(node: &Node, table: &'static Table, path: &str, out: &mut Vec<Mis
         }
     }
     for missing in table.keys.iter().filter(|k| k.required) {
-        if !entries.iter().any(|(key, _)| key.text == missing.name) {
+        let there = entries.iter().any(|(key, _)| key.text == missing.name);
+        if !there && !is_misnamed(node, table, missing.name) {
             let place = if path.is_empty() {
                 "the file".to_owned()
             } else {
@@ -177,6 +178,26 @@ fn check_table(node: &Node, table: &'static Table, path: &str, out: &mut Vec<Mis
             );
         }
     }
+}
+
+/// Whether `name` is there under another name. Its unknown key is reported with the right one: that
+/// it is missing would be a second mistake for one slip.
+pub(super) fn is_misnamed(node: &Node, table: &Table, name: &str) -> bool {
+    let known = |key: &Key| table.keys.iter().any(|k| k.name == key.text);
+    let entries = node.map().unwrap_or_default();
+    entries
+        .iter()
+        .filter(|(key, _)| !known(key))
+        .any(|(key, _)| {
+            match table
+                .foreign
+                .iter()
+                .find(|(foreign, _)| *foreign == key.text)
+            {
+                Some((_, hint)) => *hint == name || hint.contains(&format!("`{name}`")),
+                None => nearest(&key.text, table.keys.iter().map(|k| k.name)) == Some(name),
+            }
+        })
 }
 
 fn unknown_key(key: &Key, table: &Table, path: &str) -> Mistake {

@@ -430,7 +430,7 @@ const STAGE_FOREIGN: &[(&str, &str)] = &[
     ),
 ];
 
-static STAGE: Table = Table {
+pub(super) static STAGE: Table = Table {
     name: "stage",
     keys: stage_keys!(),
     foreign: STAGE_FOREIGN,

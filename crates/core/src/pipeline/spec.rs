@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use super::check::is_misnamed;
 use super::duration::duration_ms;
 use super::expression::{Scope, Use};
+use super::grammar::STAGE;
 use super::mistake::{At, Mistake};
 use super::names;
 use super::plan::{
@@ -87,14 +89,12 @@ fn image(
         return String::new();
     }
     let Some(node) = keys.get("image") else {
-        out.push(
-            Mistake::new(
-                "SLP0108",
-                key.at,
-                format!("stage `{}` has no `image`", key.text),
-            )
-            .fix("name the container image its commands are executed in, or set `defaults.image`"),
-        );
+        if !is_misnamed(keys.own, &STAGE, "image") {
+            let what = format!("stage `{}` has no `image`", key.text);
+            out.push(Mistake::new("SLP0108", key.at, what).fix(
+                "name the container image its commands are executed in, or set `defaults.image`",
+            ));
+        }
         return String::new();
     };
     reference(node, scope, out)
@@ -140,14 +140,11 @@ fn commands(
         return Vec::new();
     }
     let lines: Vec<&Node> = keys.get("commands").map(Node::items).unwrap_or_default();
-    if lines.is_empty() {
+    if lines.is_empty() && !is_misnamed(keys.own, &STAGE, "commands") {
+        let what = format!("stage `{}` has no `commands`", key.text);
         out.push(
-            Mistake::new(
-                "SLP0108",
-                key.at,
-                format!("stage `{}` has no `commands`", key.text),
-            )
-            .because("a stage executes commands, or builds an image with `build`"),
+            Mistake::new("SLP0108", key.at, what)
+                .because("a stage executes commands, or builds an image with `build`"),
         );
     }
     lines

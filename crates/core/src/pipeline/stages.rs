@@ -77,7 +77,8 @@ pub(super) fn plan(
     let entries = stages.map().unwrap_or_default();
     check_names(entries, "stage", out);
     check_order(entries, shared, out);
-    if entries.is_empty() {
+    // What is no map at all was reported as that.
+    if stages.map().is_some_and(<[_]>::is_empty) {
         out.push(Mistake::new("SLP0108", stages.at, "the file has no stage"));
     }
     let mut planned: Vec<PlannedStage> = Vec::new();

@@ -174,6 +174,38 @@ fn every_mistake_is_collected_with_its_line_and_a_way_out() {
 }
 
 #[test]
+fn a_key_under_another_name_is_one_mistake_and_not_also_a_missing_one() {
+    let stage = |keys: &str| format!("version: 1\nstages:\n  a: {{{keys}}}\n");
+    for (text, hint) in [
+        (stage("image: 'x:1', run: make"), "`run` is `commands` here"),
+        (
+            stage("image: 'x:1', comands: make"),
+            "did you mean `commands`?",
+        ),
+        (
+            stage("container: 'x:1', commands: make"),
+            "`container.image` is `image` here",
+        ),
+        (
+            stage("image: 'x:1', commands: make, cache: [{key: k, path: p}]"),
+            "it is `paths` here",
+        ),
+    ] {
+        let found = mistakes(&text);
+        assert_eq!(found.len(), 1, "{text}: {found:#?}");
+        assert_eq!(
+            (found[0].code.as_str(), found[0].fix.as_deref()),
+            ("SLP0107", Some(hint))
+        );
+    }
+    // What is missing without a trace is still missing.
+    let text = stage("image: 'x:1', labels: [gpu]");
+    assert!(mistakes(&text).iter().any(|m| m.code == "SLP0108"));
+    let list = "version: 1\nstages:\n  - name: a\n";
+    assert_eq!(codes(list), [("SLP0105".to_owned(), 3)]);
+}
+
+#[test]
 fn stages_as_a_list_is_explained() {
     let found = mistakes("version: 1\nstages: [build, test]\n");
     assert!(found[0].message.contains("not a list"), "{found:#?}");
