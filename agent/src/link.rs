@@ -56,6 +56,8 @@ pub(crate) struct Link {
 struct Live {
     stop: watch::Sender<Option<Stop>>,
     go: watch::Sender<bool>,
+    /// How far it said it is: said again on a new stream, which the old one may have swallowed.
+    said: Option<AgentMessage>,
 }
 
 /// An attempt that is over, with its result unless it was fenced.
@@ -79,6 +81,22 @@ struct State {
     /// Attempts under way, for whoever waits for a quiet moment.
     busy: watch::Sender<usize>,
     draining: bool,
+}
+
+impl State {
+    /// Remembers how far an attempt is.
+    fn note(&mut self, message: &AgentMessage) {
+        let attempt = match &message.message {
+            Some(Out::Progress(progress)) => progress.attempt.clone(),
+            Some(Out::Prepared(prepared)) => prepared.attempt.clone(),
+            _ => None,
+        };
+        if let Ok(key) = AttemptKey::try_from(attempt)
+            && let Some(live) = self.live.get_mut(&key)
+        {
+            live.said = Some(message.clone());
+        }
+    }
 }
 
 fn name(key: &AttemptKey) -> Name {
@@ -150,8 +168,8 @@ impl Link {
                 ended = endings.recv() => if let Some((key, result)) = ended {
                     self.ended(state, key, result);
                 },
-                // Nobody hears progress now.
-                _ = self.outbox.recv() => {}
+                // Nobody hears it now; the next stream will.
+                Some(message) = self.outbox.recv() => state.note(&message),
                 // Waiting is not standing still.
                 () = tokio::time::sleep(TICK) => {
                     state.holder.handle(self.shared.clock.ticks(), Event::Tick);
@@ -210,7 +228,10 @@ impl Link {
                         self.heard(state, message, &outgoing).await?;
                     }
                 }
-                Woke::Say(message) => outgoing.send(message).await?,
+                Woke::Say(message) => {
+                    state.note(&message);
+                    outgoing.send(message).await?;
+                }
                 Woke::Ended(key, result) => {
                     self.ended(state, key.clone(), result);
                     if let Some(result) = state.results.get(&key) {
@@ -339,7 +360,11 @@ impl Link {
             return Ok(());
         };
         match verdict.verdict() {
-            v1::Verdict::Keep => {}
+            v1::Verdict::Keep => {
+                if let Some(said) = state.live.get(&key).and_then(|live| live.said.clone()) {
+                    outgoing.send(said).await?;
+                }
+            }
             v1::Verdict::SendResult => {
                 if let Some(result) = state.results.get(&key) {
                     outgoing.send(said(Out::Result(result.clone()))).await?;
@@ -406,7 +431,8 @@ impl Link {
         self.hold(state, &key, assign.at_most_once);
         let (stop, stopped) = watch::channel(None);
         let (go, going) = watch::channel(false);
-        state.live.insert(key.clone(), Live { stop, go });
+        let said = None;
+        state.live.insert(key.clone(), Live { stop, go, said });
         state.busy.send_replace(state.live.len());
         let attempt = Attempt {
             key: key.clone(),

@@ -191,8 +191,8 @@ pub(crate) async fn remove_workspace(shared: &Shared, key: &AttemptKey) {
 }
 
 impl Shared {
-    /// Tells the dispatcher something; lost while there is no stream, which is fine for what is
-    /// said this way.
+    /// Tells the dispatcher how far an attempt is. The link says the last word of each attempt again
+    /// on a new stream.
     pub(crate) fn say(&self, message: v1::agent_message::Message) {
         let message = v1::AgentMessage {
             message: Some(message),

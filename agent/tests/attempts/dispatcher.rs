@@ -36,6 +36,8 @@ pub(crate) struct Inner {
     pub(crate) hellos: Vec<v1::Hello>,
     /// How often attempts are renewed; 0 = as usual.
     pub(crate) renew_ms: u64,
+    /// It does not answer that something is prepared.
+    pub(crate) is_deaf: bool,
     /// Log streams that are broken after one frame each.
     pub(crate) break_logs: usize,
 }
@@ -78,6 +80,11 @@ pub(crate) async fn serve() -> Conversation {
 impl FakeDispatcher {
     pub(crate) fn with<T>(&self, look: impl FnOnce(&mut Inner) -> T) -> T {
         look(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Ends the agent's stream, as a dispatcher that dies does.
+    pub(crate) fn hang_up(&self) {
+        self.with(|inner| inner.to_agent = None);
     }
 
     pub(crate) async fn tell(&self, message: Told) {
@@ -131,7 +138,7 @@ impl FakeDispatcher {
                 let attempts = attempts.collect();
                 self.tell(Told::Renewed(v1::Renewed { attempts })).await;
             }
-            Said::Prepared(prepared) => {
+            Said::Prepared(prepared) if !self.with(|inner| inner.is_deaf) => {
                 let attempt = prepared.attempt.clone();
                 self.tell(Told::Go(v1::Go { attempt })).await;
             }

@@ -21,7 +21,7 @@ use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::hello::greet;
+use super::hello::{greet, millis};
 use crate::api::auth::{self, PeerAgent};
 use crate::link::{OUTBOX, Outgoing};
 use crate::loops::scheduling::Nudge;
@@ -265,7 +265,8 @@ async fn heard(app: &Arc<App>, agent: &AgentId, message: In) -> Result<(), Statu
         }
         In::Progress(progress) => {
             let name = attempt(progress.attempt.clone())?;
-            if progress.phase() == v1::Phase::Running {
+            // Its last word may be all that came through.
+            if matches!(progress.phase(), v1::Phase::Running | v1::Phase::Collecting) {
                 run(app, agent, &name).await?;
             }
             Ok(())
@@ -325,7 +326,7 @@ async fn renewed(app: &App, agent: &AgentId, renew: v1::Renew) -> Result<(), Sta
             .find(|r| r.stage_id == name.0.as_str() && r.attempt == i64::from(name.1));
         answers.push(v1::RenewedAttempt {
             attempt: Some(wire),
-            lease_left_ms: 60_000,
+            lease_left_ms: millis(app.settings.terms.lease),
             cancel: row.is_some_and(|r| r.cancel_ms.is_some()),
             grace_ms: 10_000,
             current: row.is_some(),
