@@ -45,6 +45,7 @@ suites! {
     access::a_join_token_is_redeemed_as_often_as_it_says,
     access::a_secret_is_replaced_whole,
     access::a_token_is_revoked_once,
+    access::a_write_that_fails_takes_no_other_with_it,
     access::an_idempotency_key_is_one_request,
     audit::audit_tamper_detected,
     audit::audit_tamper_detected_at_the_end,

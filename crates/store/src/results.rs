@@ -121,6 +121,11 @@ struct Graph {
 }
 
 #[derive(sqlx::FromRow)]
+struct Status {
+    status: String,
+}
+
+#[derive(sqlx::FromRow)]
 struct Known {
     result_attempt: Option<i64>,
     result_digest: Option<String>,
@@ -264,12 +269,13 @@ async fn finish(tx: &mut Tx, r: AttemptResult) -> Result<Finished, StoreError> {
     if matches!(state, StageState::Succeeded | StageState::Failed) {
         promote(tx, &r, &ended.build_id, state).await?;
     }
-    let superseded = tx
-        .execute(
-            sql!("build_stages/mark_superseded"),
-            args![r.stage_id.as_str()],
-        )
-        .await?;
+    let superseded = if state == StageState::Cancelled {
+        let args = args![r.stage_id.as_str()];
+        tx.execute(sql!("build_stages/mark_superseded"), args)
+            .await?
+    } else {
+        0
+    };
     let mut change = settle(tx, &ended.build_id, r.now).await?;
     if state == StageState::Ready {
         change.ready.push(r.stage_id.to_string());
@@ -375,7 +381,7 @@ pub(crate) async fn settle(
     now: Timestamp,
 ) -> Result<BuildChange, StoreError> {
     // Two stages of one build may end at once on PostgreSQL: the build's row puts them in order.
-    tx.execute(sql!("builds/lock"), args![build]).await?;
+    let before: Option<Status> = tx.row(sql!("builds/lock"), args![build]).await?;
     let graph: Vec<Graph> = tx.rows(sql!("build_stages/graph"), args![build]).await?;
     let ids: BTreeMap<&str, &str> = graph
         .iter()
@@ -400,8 +406,10 @@ pub(crate) async fn settle(
             }
         }
     }
-    let args = args![build, status.as_str(), now, status.is_final()];
-    tx.execute(sql!("builds/set_status"), args).await?;
+    if before.is_some_and(|before| before.status != status.as_str()) {
+        let args = args![build, status.as_str(), now, status.is_final()];
+        tx.execute(sql!("builds/set_status"), args).await?;
+    }
     Ok(BuildChange {
         build_id: build.to_owned(),
         status,

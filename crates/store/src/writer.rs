@@ -231,32 +231,45 @@ async fn serve(pool: Pool, mut commands: mpsc::Receiver<Box<dyn Command>>) {
 
 async fn transaction(pool: &Pool, batch: &mut [Box<dyn Command>]) -> Result<(), StoreError> {
     let mut tx = pool.begin().await?;
-    let outcome = apply_all(&mut tx, batch).await;
+    let outcome = match apply_all(&mut tx, batch).await {
+        Ok(end) => tx.control(end).await,
+        Err(error) => Err(error),
+    };
     if outcome.is_err() {
         // A connection in an unknown state must not serve the next batch inside this transaction.
         let _rolled_back = tx.control("ROLLBACK").await;
-        return outcome;
     }
-    match tx.control("COMMIT").await {
-        Ok(()) => Ok(()),
-        Err(error) => {
-            let _rolled_back = tx.control("ROLLBACK").await;
-            Err(error)
-        }
-    }
+    outcome
 }
 
-async fn apply_all(tx: &mut Tx, batch: &mut [Box<dyn Command>]) -> Result<(), StoreError> {
-    for command in batch {
-        tx.control("SAVEPOINT command").await?;
-        let end = if command.apply(tx).await {
-            "RELEASE SAVEPOINT command"
+/// Applies each command; answers with how the transaction ends. Between two commands the savepoint
+/// moves on in one round trip, and a command that is alone needs none.
+async fn apply_all(
+    tx: &mut Tx,
+    batch: &mut [Box<dyn Command>],
+) -> Result<&'static str, StoreError> {
+    if let [alone] = batch {
+        let end = if alone.apply(tx).await {
+            "COMMIT"
         } else {
-            "ROLLBACK TO SAVEPOINT command; RELEASE SAVEPOINT command"
+            "ROLLBACK"
         };
-        tx.control(end).await?;
+        return Ok(end);
     }
-    Ok(())
+    let (mut next, mut end) = ("SAVEPOINT command", "COMMIT");
+    for command in batch {
+        tx.control(next).await?;
+        (next, end) = if command.apply(tx).await {
+            ("RELEASE SAVEPOINT command; SAVEPOINT command", "COMMIT")
+        } else {
+            // The savepoint itself stays.
+            (
+                "ROLLBACK TO SAVEPOINT command",
+                "ROLLBACK TO SAVEPOINT command; COMMIT",
+            )
+        };
+    }
+    Ok(end)
 }
 
 impl Db {

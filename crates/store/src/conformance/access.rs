@@ -36,6 +36,28 @@ pub async fn a_join_token_is_redeemed_as_often_as_it_says(db: Db) {
     assert_eq!(db.agents().await.expect("readable").len(), 1);
 }
 
+/// Writes that are queued together share a commit and nothing else: whichever of them fail, first, last
+/// or between, the others stand.
+pub async fn a_write_that_fails_takes_no_other_with_it(db: Db) {
+    let insert = |n: u32| {
+        let (id, db) = (ulid(n).parse().expect("an id"), db.clone());
+        async move {
+            let hash = format!("hash-{n}");
+            db.insert_token(&id, "sam", &hash, "[]", at(0), at(100))
+                .await
+        }
+    };
+    insert(1).await.expect("stored");
+    let alone = insert(1).await;
+    assert!(alone.is_err(), "a repeated id is refused");
+    let numbers = [1, 2, 1, 1, 3, 4, 2, 5, 1];
+    let good = [false, true, false, false, true, true, false, true, false];
+    let outcomes = futures::future::join_all(numbers.map(insert)).await;
+    let stood: Vec<bool> = outcomes.iter().map(Result::is_ok).collect();
+    assert_eq!(stood, good, "{outcomes:?}");
+    assert_eq!(db.tokens().await.expect("readable").len(), 5);
+}
+
 /// A token is found by its hash, and revoked once.
 pub async fn a_token_is_revoked_once(db: Db) {
     let id: TokenId = ulid(7).parse().expect("an id");

@@ -1,1 +1,1 @@
-UPDATE builds SET status = status WHERE build_id = $1
+UPDATE builds SET status = status WHERE build_id = $1 RETURNING status
