@@ -6,6 +6,7 @@ mod crash;
 mod intake;
 mod mixed;
 mod place;
+mod power;
 mod rollout;
 mod stories;
 
