@@ -3,6 +3,7 @@
 
 mod away;
 mod crash;
+mod flood;
 mod intake;
 mod mixed;
 mod place;
