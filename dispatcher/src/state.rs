@@ -68,8 +68,6 @@ pub struct App {
     pub changes: broadcast::Sender<BuildId>,
     /// Bearer value of this dispatcher's own calls to the coordinator.
     pub own_token: String,
-    /// What the scheduler last said about waiting stages.
-    pub queue_view: crate::loops::scheduling::QueueView,
 }
 
 /// The receiving ends, each for one loop.
@@ -126,7 +124,6 @@ impl App {
             logs,
             handover: Notify::new(),
             changes,
-            queue_view: Arc::default(),
         };
         (Arc::new(app), Inboxes { deliveries, nudges })
     }

@@ -146,6 +146,17 @@ pub struct BuildRow {
     pub created_at: i64,
 }
 
+/// What decides about the files that a later stage begins with.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct LayerRow {
+    /// The stage's name in its build.
+    pub stage_name: String,
+    /// Its needs, as JSON.
+    pub needs: String,
+    /// What it left in the workspace.
+    pub output_layer: Option<String>,
+}
+
 /// A stage as stored.
 #[derive(Clone, Debug, sqlx::FromRow)]
 #[expect(
@@ -251,6 +262,15 @@ impl Db {
     /// When the database is away.
     pub async fn stages(&self, build: &BuildId) -> Result<Vec<StageRow>, StoreError> {
         self.rows(sql!("build_stages/of_build"), args![build.as_str()])
+            .await
+    }
+
+    /// What every stage of a build needs and left, in file order.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn layers(&self, build: &BuildId) -> Result<Vec<LayerRow>, StoreError> {
+        self.rows(sql!("build_stages/layers"), args![build.as_str()])
             .await
     }
 

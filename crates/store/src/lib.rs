@@ -39,7 +39,7 @@ pub use access::{IdempotencyClaim, TokenRow};
 pub use agents::{AgentRow, JoinOutcome, NewAgent};
 pub use artifacts::{ArtifactRow, NewArtifact, NewReport, ReportRow};
 pub use audit::{AuditEntry, AuditRow};
-pub use builds::{BuildFilter, BuildRow, Created, NewBuild, NewStage, StageRow};
+pub use builds::{BuildFilter, BuildRow, Created, LayerRow, NewBuild, NewStage, StageRow};
 pub use cancels::ToTell;
 pub use db::{Db, Settings};
 pub use environments::{EnvironmentRow, ServiceRow};

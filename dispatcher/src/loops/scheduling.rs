@@ -4,11 +4,12 @@
 //! drive it; a sweep re-reads the store every few seconds, and whatever it finds that no event
 //! announced is counted (`slipway_sweep_rescues_total`), because that is a defect.
 
+pub mod explain;
 mod grant;
 mod index;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use slipway_core::id::{AgentId, BuildId, StageId};
@@ -62,19 +63,9 @@ pub enum Nudge {
     Declined(Attempt, String),
     /// An agent may or may not take work from now on.
     State(AgentId, AgentState),
+    /// Somebody wants to know why stages wait.
+    Explain(explain::Asker),
 }
-
-/// What the scheduler last knew, for explanations.
-#[derive(Clone, Debug, Default)]
-pub struct Snapshot {
-    /// The queue.
-    pub queue: Queue,
-    /// The agents.
-    pub agents: BTreeMap<AgentId, Agent>,
-}
-
-/// Shared for reading by the API.
-pub type QueueView = Arc<Mutex<Snapshot>>;
 
 struct Scheduler {
     app: Arc<App>,
@@ -160,12 +151,12 @@ impl Scheduler {
         swept: bool,
         shutdown: &Shutdown,
     ) -> Result<Duration, StoreError> {
-        let mut changed: Vec<BuildId> = Vec::new();
+        let (mut changed, mut askers) = (Vec::new(), Vec::new());
         for nudge in batch.drain(..) {
-            if let Nudge::BuildChanged(build) = nudge {
-                changed.push(build);
-            } else {
-                self.hear(nudge);
+            match nudge {
+                Nudge::BuildChanged(build) => changed.push(build),
+                Nudge::Explain(asker) => askers.push(asker),
+                other => self.hear(other),
             }
         }
         changed.sort();
@@ -179,14 +170,14 @@ impl Scheduler {
         }
         self.judge_leases().await?;
         let wake_at = self.place(shutdown).await?;
-        self.publish();
+        self.explain(askers);
         Ok(self.sleep_time(wake_at))
     }
 
     fn hear(&mut self, nudge: Nudge) {
         let now = self.app.clock.ticks();
         match nudge {
-            Nudge::BuildChanged(_) => {}
+            Nudge::BuildChanged(_) | Nudge::Explain(_) => {}
             Nudge::Connected {
                 agent,
                 session,
@@ -284,19 +275,6 @@ impl Scheduler {
             self.give_out(plan.assignments, shutdown).await?;
         }
         Ok(plan.wake_at)
-    }
-
-    fn publish(&self) {
-        let mut view = self
-            .app
-            .queue_view
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        view.agents.clone_from(&self.agents);
-        // With a long queue the copy would cost more than the plan; readers then ask the store.
-        if self.queue.len() <= 2_000 {
-            view.queue.clone_from(&self.queue);
-        }
     }
 
     fn sleep_time(&self, wake_at: Option<Timestamp>) -> Duration {

@@ -6,7 +6,7 @@ use slipway_core::build::Need;
 use slipway_core::id::{BuildId, RepoId, StageId};
 use slipway_core::pipeline::{EnvValue, PlannedStage};
 use slipway_proto::v1;
-use slipway_store::{BuildRow, StageRow, StoreError};
+use slipway_store::{BuildRow, LayerRow, StageRow, StoreError};
 
 use crate::seal::SealError;
 use crate::state::App;
@@ -43,7 +43,11 @@ pub async fn assign_stage(
     let build = app.db.build(&build_id).await?.ok_or(AssignError::Gone)?;
     let planned: PlannedStage =
         serde_json::from_str(&row.spec).map_err(|e| StoreError::Corrupt(format!("spec: {e}")))?;
-    let stages = app.db.stages(&build_id).await?;
+    // Most stages of a wide build need nothing.
+    let needed = match needs(&row.needs).is_empty() {
+        true => Vec::new(),
+        false => app.db.layers(&build_id).await?,
+    };
     let spec_json = serde_json::to_string(&planned.spec)
         .map_err(|e| StoreError::Corrupt(format!("spec: {e}")))?;
     Ok(v1::Assign {
@@ -61,7 +65,7 @@ pub async fn assign_stage(
             submodules: planned.spec.clone.submodules,
             lfs: planned.spec.clone.lfs,
         }),
-        input_layers: input_layers(&row, &stages),
+        input_layers: input_layers(&row.needs, &needed),
         environment: environment(app, &build, &row),
         secrets: secrets(app, &build, &planned).await?,
         attempt_token: token,
@@ -75,24 +79,23 @@ pub async fn assign_stage(
 
 /// The layers of everything this stage needs, directly or through others, in file order: a later
 /// stage's files win over an earlier one's.
-fn input_layers(row: &StageRow, stages: &[StageRow]) -> Vec<String> {
-    let by_name: BTreeMap<&str, &StageRow> =
+fn input_layers(of: &str, stages: &[LayerRow]) -> Vec<String> {
+    let by_name: BTreeMap<&str, &LayerRow> =
         stages.iter().map(|s| (s.stage_name.as_str(), s)).collect();
     let mut wanted = BTreeSet::new();
-    let mut todo = vec![row];
-    while let Some(stage) = todo.pop() {
-        let needs: Vec<Need> = serde_json::from_str(&stage.needs).unwrap_or_default();
-        for need in needs {
+    let mut todo = vec![of];
+    while let Some(of) = todo.pop() {
+        for need in needs(of) {
             if let Some(found) = by_name.get(need.stage.as_str())
                 && wanted.insert(found.stage_name.as_str())
             {
-                todo.push(found);
+                todo.push(&found.needs);
             }
         }
     }
     let mut layers = Vec::new();
     // Needs come before what needs them: a walk that repeats until nothing is left.
-    let mut left: Vec<&StageRow> = stages
+    let mut left: Vec<&LayerRow> = stages
         .iter()
         .filter(|s| wanted.contains(s.stage_name.as_str()))
         .collect();
@@ -100,8 +103,7 @@ fn input_layers(row: &StageRow, stages: &[StageRow]) -> Vec<String> {
     while !left.is_empty() {
         let before = left.len();
         left.retain(|stage| {
-            let needs: Vec<Need> = serde_json::from_str(&stage.needs).unwrap_or_default();
-            let free = needs
+            let free = needs(&stage.needs)
                 .iter()
                 .all(|n| laid.contains(n.stage.as_str()) || !wanted.contains(n.stage.as_str()));
             if free {
@@ -115,6 +117,10 @@ fn input_layers(row: &StageRow, stages: &[StageRow]) -> Vec<String> {
         }
     }
     layers
+}
+
+fn needs(json: &str) -> Vec<Need> {
+    serde_json::from_str(json).unwrap_or_default()
 }
 
 fn environment(app: &App, build: &BuildRow, row: &StageRow) -> HashMap<String, String> {

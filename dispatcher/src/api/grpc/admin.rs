@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use slipway_core::access::Deed;
 use slipway_core::id::{AgentId, BuildId};
@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 
 use crate::api::auth::{self, Person};
 use crate::api::problem::Problem;
-use crate::loops::scheduling::Nudge;
+use crate::loops::scheduling::{Nudge, explain};
 use crate::state::App;
 use crate::usecases::cancel_build::cancel_build;
 
@@ -224,27 +224,20 @@ impl Admin for AdminService {
         request: Request<v1::ListQueueRequest>,
     ) -> Result<Response<v1::ListQueueResponse>, Status> {
         self.caller(&request, Deed::Read).await?;
-        let view = self
-            .app
-            .queue_view
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        let now = self.app.clock.now();
-        let stages = view
-            .queue
-            .waiting()
-            .take(200)
-            .map(|w| v1::WaitingStage {
-                stage_id: w.stage.to_string(),
-                build_id: w.build.to_string(),
-                name: w.name.clone(),
-                state: "ready".to_owned(),
-                reason: view.queue.explain(&w.stage, &view.agents, now).to_string(),
-                ready_at_ms: w.ready_at.as_millis(),
-            })
-            .collect();
-        Ok(Response::new(v1::ListQueueResponse { stages }))
+        let waiting = explain::waiting(&self.app)
+            .await
+            .ok_or_else(|| Status::unavailable("the queue cannot be read now; try again"))?;
+        let stages = waiting.iter().map(|w| v1::WaitingStage {
+            stage_id: w.stage.to_string(),
+            build_id: w.build.to_string(),
+            name: w.name.clone(),
+            state: "ready".to_owned(),
+            reason: w.reason.clone(),
+            ready_at_ms: w.ready_at.as_millis(),
+        });
+        Ok(Response::new(v1::ListQueueResponse {
+            stages: stages.collect(),
+        }))
     }
 
     async fn list_deployments(

@@ -1,6 +1,6 @@
 //! Agents, join tokens, and what waits for an agent.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Path, State};
@@ -16,7 +16,7 @@ use super::body::Body;
 use super::time::shown;
 use crate::api::auth::Person;
 use crate::api::problem::Problem;
-use crate::loops::scheduling::Nudge;
+use crate::loops::scheduling::{Nudge, explain};
 use crate::state::App;
 use crate::token::{self, Kind};
 
@@ -155,25 +155,17 @@ pub struct WaitingStage {
 
 /// Lists what waits for an agent, and why.
 #[utoipa::path(get, path = "/queue", tag = "agents", security(("token" = [])),
-    responses((status = 200, body = Vec<WaitingStage>)))]
+    responses((status = 200, body = Vec<WaitingStage>), (status = 503, body = Problem)))]
 pub async fn queue(State(app): State<Arc<App>>) -> Result<axum::Json<Vec<WaitingStage>>, Problem> {
-    let view = app
-        .queue_view
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .clone();
-    let now = app.clock.now();
-    Ok(axum::Json(
-        view.queue
-            .waiting()
-            .take(200)
-            .map(|w| WaitingStage {
-                stage_id: w.stage.to_string(),
-                build_id: w.build.to_string(),
-                stage_name: w.name.clone(),
-                reason: view.queue.explain(&w.stage, &view.agents, now).to_string(),
-                ready_since: shown(w.ready_at.as_millis()),
-            })
-            .collect(),
-    ))
+    let waiting = explain::waiting(&app)
+        .await
+        .ok_or_else(|| Problem::unavailable("the queue cannot be read now; try again"))?;
+    let stages = waiting.iter().map(|w| WaitingStage {
+        stage_id: w.stage.to_string(),
+        build_id: w.build.to_string(),
+        stage_name: w.name.clone(),
+        reason: w.reason.clone(),
+        ready_since: shown(w.ready_at.as_millis()),
+    });
+    Ok(axum::Json(stages.collect()))
 }
