@@ -9,6 +9,7 @@ use sqlx::sqlite::{
 };
 
 use crate::error::StoreError;
+use crate::finish::Finisher;
 use crate::sql::{self, Arg, Rows};
 use crate::writer::Writer;
 
@@ -27,6 +28,7 @@ pub struct Sqlite {
     pub(crate) read_pool: SqlitePool,
     pub(crate) write_pool: SqlitePool,
     pub(crate) writer: Writer,
+    pub(crate) finisher: Finisher,
 }
 
 /// The served database.
@@ -34,6 +36,7 @@ pub struct Sqlite {
 pub struct Postgres {
     pub(crate) pool: PgPool,
     pub(crate) writer: Writer,
+    pub(crate) finisher: Finisher,
 }
 
 /// A database of either engine. Cheap to clone.
@@ -77,6 +80,7 @@ impl Db {
                 Self::Sqlite(Sqlite {
                     read_pool,
                     write_pool,
+                    finisher: Finisher::start(writer.clone()),
                     writer,
                 })
             }
@@ -89,9 +93,11 @@ impl Db {
                     .acquire_timeout(WAIT)
                     .connect_with(options)
                     .await?;
+                let writer = Writer::postgres(pool.clone());
                 Self::Postgres(Postgres {
-                    writer: Writer::postgres(pool.clone()),
                     pool,
+                    finisher: Finisher::start(writer.clone()),
+                    writer,
                 })
             }
         };
@@ -112,6 +118,13 @@ impl Db {
         match self {
             Self::Sqlite(db) => &db.writer,
             Self::Postgres(db) => &db.writer,
+        }
+    }
+
+    pub(crate) fn finisher(&self) -> &Finisher {
+        match self {
+            Self::Sqlite(db) => &db.finisher,
+            Self::Postgres(db) => &db.finisher,
         }
     }
 

@@ -20,6 +20,7 @@ mod cancels;
 mod db;
 mod environments;
 mod error;
+mod finish;
 mod flags;
 mod inbox;
 mod locks;

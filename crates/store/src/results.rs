@@ -125,19 +125,13 @@ struct Status {
     status: String,
 }
 
-#[derive(sqlx::FromRow)]
-struct Known {
-    result_attempt: Option<i64>,
-    result_digest: Option<String>,
-}
-
 impl Db {
     /// Records a result, once, if it is the current attempt's; promotes its outputs; moves the build.
     ///
     /// # Errors
     /// When it cannot be made durable: the agent keeps the result and sends it again.
     pub async fn finish_attempt(&self, result: AttemptResult) -> Result<Finished, StoreError> {
-        self.write(move |tx| Box::pin(finish(tx, result))).await
+        self.finisher().finish(result).await
     }
 
     /// Puts stages of an ended build back to waiting and moves the build on.
@@ -232,146 +226,6 @@ impl Db {
         self.rows(sql!("attempts/of_build"), args![build.as_str()])
             .await
     }
-}
-
-async fn finish(tx: &mut Tx, r: AttemptResult) -> Result<Finished, StoreError> {
-    let ended = if r.try_again && r.state == StageState::Failed {
-        match try_again(tx, &r).await? {
-            // Cancelled meanwhile: the ordinary acceptance records that.
-            None => accept(tx, &r).await?,
-            again => again,
-        }
-    } else {
-        accept(tx, &r).await?
-    };
-    let Some(ended) = ended else {
-        let known: Option<Known> = tx
-            .row(sql!("build_stages/get"), args![r.stage_id.as_str()])
-            .await?;
-        let same = known.is_some_and(|k| {
-            k.result_attempt == Some(r.attempt) && k.result_digest.as_ref() == Some(&r.digest)
-        });
-        let acceptance = if same {
-            Acceptance::AlreadyAccepted
-        } else {
-            Acceptance::Stale
-        };
-        return Ok(Finished {
-            acceptance,
-            change: None,
-        });
-    };
-    let state: StageState = ended
-        .state
-        .parse()
-        .map_err(|e| StoreError::Corrupt(format!("state: {e}")))?;
-    record_history(tx, &r, state).await?;
-    if matches!(state, StageState::Succeeded | StageState::Failed) {
-        promote(tx, &r, &ended.build_id, state).await?;
-    }
-    let superseded = if state == StageState::Cancelled {
-        let args = args![r.stage_id.as_str()];
-        tx.execute(sql!("build_stages/mark_superseded"), args)
-            .await?
-    } else {
-        0
-    };
-    let mut change = settle(tx, &ended.build_id, r.now).await?;
-    if state == StageState::Ready {
-        change.ready.push(r.stage_id.to_string());
-    }
-    let state = if superseded > 0 {
-        StageState::Superseded
-    } else {
-        state
-    };
-    Ok(Finished {
-        acceptance: Acceptance::Accepted(state),
-        change: Some(change),
-    })
-}
-
-async fn accept(tx: &mut Tx, r: &AttemptResult) -> Result<Option<Ended>, StoreError> {
-    let kept = r.state == StageState::Succeeded;
-    let args = args![
-        r.state.as_str(),
-        r.attempt,
-        r.now,
-        r.stage_id.as_str(),
-        r.agent_id.as_str(),
-        &r.digest,
-        r.reason.clone(),
-        i64::from(r.exit_code),
-        r.output_layer.clone().filter(|_| kept),
-        r.image_uri.clone().filter(|_| kept),
-    ];
-    tx.row(sql!("build_stages/accept"), args).await
-}
-
-async fn try_again(tx: &mut Tx, r: &AttemptResult) -> Result<Option<Ended>, StoreError> {
-    let args = args![
-        r.stage_id.as_str(),
-        r.attempt,
-        r.agent_id.as_str(),
-        &r.digest,
-        r.now,
-        r.reason.clone(),
-    ];
-    tx.row(sql!("build_stages/retry_failed"), args).await
-}
-
-async fn record_history(
-    tx: &mut Tx,
-    r: &AttemptResult,
-    state: StageState,
-) -> Result<(), StoreError> {
-    let outcome = if state == StageState::Ready {
-        "failed"
-    } else {
-        state.as_str()
-    };
-    let args = args![
-        r.stage_id.as_str(),
-        r.attempt,
-        r.now,
-        outcome,
-        r.reason.clone(),
-        &r.detail,
-        i64::from(r.exit_code),
-        r.spent_ms[0],
-        r.spent_ms[1],
-        r.spent_ms[2],
-    ];
-    tx.execute(sql!("attempts/finish"), args).await.map(|_| ())
-}
-
-async fn promote(
-    tx: &mut Tx,
-    r: &AttemptResult,
-    build: &str,
-    state: StageState,
-) -> Result<(), StoreError> {
-    for artifact in &r.artifacts {
-        artifact
-            .insert(tx, build, r.stage_id.as_str(), r.now)
-            .await?;
-    }
-    for report in &r.reports {
-        report.put(tx, build, r.stage_id.as_str()).await?;
-    }
-    if r.reports.iter().any(|report| report.kind == "coverage") {
-        tx.execute(sql!("builds/set_coverage"), args![build])
-            .await?;
-    }
-    if let Some(root) = &r.source_root {
-        tx.execute(sql!("builds/set_source_root"), args![build, root])
-            .await?;
-    }
-    if let (Some(image), StageState::Succeeded) = (&r.image_uri, state) {
-        tx.execute(sql!("builds/set_image"), args![build, image])
-            .await?;
-    }
-    Ok(())
 }
 
 /// Asks core what follows from the stages' states and writes it.

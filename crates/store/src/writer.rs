@@ -99,21 +99,38 @@ impl Tx {
     }
 }
 
-#[derive(Clone)]
+/// Where transactions come from.
 enum Pool {
     Sqlite(SqlitePool),
-    Postgres(PgPool),
+    /// While more is queued the connection of the last transaction is kept: to get one from the pool
+    /// costs a question to the server, whether it is still there.
+    Postgres(PgPool, Option<PoolConnection<Postgres>>),
 }
 
 impl Pool {
-    async fn begin(&self) -> Result<Tx, StoreError> {
+    async fn begin(&mut self) -> Result<Tx, StoreError> {
         let (mut tx, begin) = match self {
             // IMMEDIATE: the lock is taken now, not at the first write, where it could deadlock.
             Self::Sqlite(pool) => (Tx::Sqlite(pool.acquire().await?), "BEGIN IMMEDIATE"),
-            Self::Postgres(pool) => (Tx::Postgres(pool.acquire().await?), "BEGIN"),
+            Self::Postgres(pool, kept) => {
+                if let Some(kept) = kept.take() {
+                    let mut tx = Tx::Postgres(kept);
+                    if tx.control("BEGIN").await.is_ok() {
+                        return Ok(tx);
+                    }
+                }
+                (Tx::Postgres(pool.acquire().await?), "BEGIN")
+            }
         };
         tx.control(begin).await?;
         Ok(tx)
+    }
+
+    /// For the next transaction.
+    fn keep(&mut self, tx: Tx) {
+        if let (Self::Postgres(_, kept), Tx::Postgres(connection)) = (self, tx) {
+            *kept = Some(connection);
+        }
     }
 }
 
@@ -171,7 +188,7 @@ impl Writer {
     }
 
     pub(crate) fn postgres(pool: PgPool) -> Self {
-        Self::start(Pool::Postgres(pool))
+        Self::start(Pool::Postgres(pool, None))
     }
 
     #[expect(
@@ -185,7 +202,7 @@ impl Writer {
     }
 
     /// Queues one write and waits until it is durable.
-    async fn submit<T, F>(&self, body: F) -> Result<T, StoreError>
+    pub(crate) async fn submit<T, F>(&self, body: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, StoreError>> + Send + 'static,
@@ -213,11 +230,16 @@ impl Writer {
     }
 }
 
-async fn serve(pool: Pool, mut commands: mpsc::Receiver<Box<dyn Command>>) {
+async fn serve(mut pool: Pool, mut commands: mpsc::Receiver<Box<dyn Command>>) {
     let mut batch: Vec<Box<dyn Command>> = Vec::with_capacity(BATCH);
     while commands.recv_many(&mut batch, BATCH).await > 0 {
-        let committed = match transaction(&pool, &mut batch).await {
-            Ok(()) => Ok(()),
+        let committed = match transaction(&mut pool, &mut batch).await {
+            Ok(tx) => {
+                if !commands.is_empty() {
+                    pool.keep(tx);
+                }
+                Ok(())
+            }
             Err(error) => {
                 tracing::warn!(%error, commands = batch.len(), "a batch of writes failed");
                 Err(error.to_string())
@@ -229,17 +251,20 @@ async fn serve(pool: Pool, mut commands: mpsc::Receiver<Box<dyn Command>>) {
     }
 }
 
-async fn transaction(pool: &Pool, batch: &mut [Box<dyn Command>]) -> Result<(), StoreError> {
+async fn transaction(pool: &mut Pool, batch: &mut [Box<dyn Command>]) -> Result<Tx, StoreError> {
     let mut tx = pool.begin().await?;
     let outcome = match apply_all(&mut tx, batch).await {
         Ok(end) => tx.control(end).await,
         Err(error) => Err(error),
     };
-    if outcome.is_err() {
-        // A connection in an unknown state must not serve the next batch inside this transaction.
-        let _rolled_back = tx.control("ROLLBACK").await;
+    match outcome {
+        Ok(()) => Ok(tx),
+        Err(error) => {
+            // A connection in an unknown state must not serve the next batch inside this transaction.
+            let _rolled_back = tx.control("ROLLBACK").await;
+            Err(error)
+        }
     }
-    outcome
 }
 
 /// Applies each command; answers with how the transaction ends. Between two commands the savepoint
