@@ -72,7 +72,7 @@ async fn tails(nemesis: &Shutdown, rest: &Rest, build: &str) -> usize {
     while open.len() < files_allowed().min(TAILS) {
         let some = (0..50).map(|_| rest.request(Method::GET, &path).send());
         for tail in futures::future::join_all(some).await {
-            let tail = tail.unwrap();
+            let tail = tail.expect("a live log");
             assert_eq!(tail.status(), 200);
             open.push(tail);
         }
