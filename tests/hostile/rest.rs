@@ -353,3 +353,48 @@ async fn hostile_h084_a_branch_name_is_no_label_of_a_metric() {
     assert!(text.lines().count() < 500, "{} lines", text.lines().count());
     cluster.stop().await;
 }
+
+/// There is no page, mail or badge that could be fooled; what there is says that it is data.
+#[tokio::test]
+async fn hostile_h020_markup_in_a_branch_is_data_wherever_it_is_shown() {
+    const SCRIPT: &str = "<script>alert(1)</script>";
+    let cluster = Cluster::start().await;
+    let rest = &cluster.rest;
+    let repo = rest.add_repository(FAKE_URL).await.unwrap();
+    let hook = rest.add_hook(&repo, "github").await.unwrap();
+    let sha = cluster.commit(1, ONE_STAGE);
+    let zero = "0".repeat(40);
+    let body = hook.push_body_of(&format!("refs/heads/{SCRIPT}"), &zero, &sha);
+    hook.deliver(rest, "d", body).await.unwrap();
+    let limit = Duration::from_secs(20);
+    let row = rest.decided(&hook, "d", limit).await.unwrap();
+    let build = row["build_id"].as_str().expect("it is a valid name");
+    rest.build_ended(build, limit).await.unwrap();
+    for path in [
+        format!("/builds/{build}"),
+        "/builds".to_owned(),
+        format!("/hooks/{}/deliveries", hook.id),
+        format!("/builds?status={SCRIPT}"),
+        format!("/builds/{SCRIPT}"),
+    ] {
+        let answer = rest.call(Method::GET, &path, None).await.unwrap();
+        let kind = answer.headers["content-type"].to_str().unwrap();
+        let is_data = ["application/json", "application/problem+json"].contains(&kind);
+        assert!(is_data, "{path}: {kind}");
+        assert_eq!(
+            answer.headers["x-content-type-options"], "nosniff",
+            "{path}"
+        );
+    }
+    let shown = rest.get(&format!("/builds/{build}")).await.unwrap();
+    assert_eq!(shown["branch"], SCRIPT, "nothing is lost of it either");
+    let log = rest.request(Method::GET, &format!("/builds/{build}/logs"));
+    let log = rest.send(log.header("accept", "text/plain")).await.unwrap();
+    assert!(
+        log.headers["content-disposition"]
+            .to_str()
+            .unwrap()
+            .starts_with("attachment")
+    );
+    cluster.stop().await;
+}

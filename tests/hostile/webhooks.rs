@@ -409,3 +409,59 @@ async fn raw(base: &str, path: &str, host: &str) -> (u16, String) {
         .unwrap_or(0);
     (status, answer)
 }
+
+/// A pull request of a fork, whose file asks for a secret, an image and a rollout.
+#[tokio::test]
+async fn hostile_h042_a_forks_own_file_gets_no_secret_no_image_and_no_rollout() {
+    const POISONED: &str = "version: 1\non:\n  push:\n  pull_request:\nstages:\n  test:\n    image: slipway-busybox:1\n    sandbox: trusted\n    commands: [\"make\"]\n  steal:\n    image: slipway-busybox:1\n    environment:\n      TOKEN: { from_secret: token }\n    commands: [\"echo $TOKEN\"]\n  image:\n    needs: [test]\n    build:\n      tags: [\"registry.example/shop:1\"]\ndeploy:\n  service: shop\n  port: 80\n  image: ${{ stages.image.image }}\n  environments:\n    production: {}\n";
+    let cluster = Cluster::start().await;
+    let rest = &cluster.rest;
+    let hook = hook(&cluster, "github").await;
+    let sha = cluster.commit(1, POISONED);
+    let built = async |delivery: &str, number: u32, head: u32| {
+        let body = json!({"action": "opened", "number": number, "repository": {"id": 1}, "sender": {"login": "eve"},
+            "pull_request": {"number": number, "title": "t", "user": {"login": "eve"},
+                "head": {"ref": "main", "sha": sha, "repo": {"id": head}},
+                "base": {"ref": "main", "repo": {"id": 1}}}});
+        let body = body.to_string().into_bytes();
+        let mut headers = hook.headers(delivery, &body);
+        headers[0] = header("x-github-event", "pull_request");
+        hook.send(rest, &headers, body).await.unwrap();
+        let row = rest.decided(&hook, delivery, SOON).await.unwrap();
+        let id = row["build_id"].as_str().unwrap_or_default().to_owned();
+        assert!(!id.is_empty(), "{row}");
+        id
+    };
+    let forked = built("fork", 3, 2).await;
+    let ended = rest.build_ended(&forked, SOON).await.unwrap();
+    let stage = |name: &str| {
+        let stages = ended["stages"].as_array().expect("stages");
+        let mut named = stages.iter().filter(|s| s["stage_name"] == name);
+        named.next().expect("the stage").clone()
+    };
+    assert_eq!(stage("test")["status"], "passed", "{ended}");
+    for name in ["steal", "image"] {
+        assert_eq!(stage(name)["status"], "skipped", "{ended}");
+    }
+    let row = cluster.up.db.build(&forked.parse().unwrap()).await.unwrap();
+    let row = row.expect("the build");
+    assert_eq!((row.trust.as_str(), row.deploy), ("untrusted", None));
+    let stages = cluster
+        .up
+        .db
+        .stages(&forked.parse().unwrap())
+        .await
+        .unwrap();
+    for stage in stages {
+        assert!(
+            stage.spec.contains("\"sandbox\":\"strict\""),
+            "{}",
+            stage.spec
+        );
+    }
+    // The same file on a branch of the repository itself is its own business.
+    let own = built("own", 4, 1).await;
+    let row = cluster.up.db.build(&own.parse().unwrap()).await.unwrap();
+    assert_eq!(row.expect("the build").trust, "trusted");
+    cluster.stop().await;
+}

@@ -57,6 +57,7 @@ suites! {
     inbox::one_event_is_one_build,
     queue::a_concurrency_group_has_a_limit,
     queue::a_draining_agent_gets_nothing,
+    queue::a_build_begins_with_its_first_stage,
     queue::a_lost_attempt_is_queued_again_once,
     queue::a_stage_is_assigned_once,
     queue::an_unanswered_assignment_is_taken_back,

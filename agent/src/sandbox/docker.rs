@@ -20,7 +20,7 @@ use slipway_docker::{
 use slipway_proto::convert::AttemptKey;
 use tokio::sync::{OnceCell, mpsc};
 
-use super::profile::{Confinement, confine};
+use super::profile::{Confinement, confine, is_safe_folder};
 use super::{Ended, ImageJob, ImageMade, Sandbox, SandboxError, StageRun};
 
 /// Longest pull.
@@ -98,9 +98,21 @@ impl DockerSandbox {
     }
 
     /// What was asked for must be in force, or nothing is executed.
-    async fn check_confined(&self, id: &str, spec: &ContainerSpec) -> Result<(), SandboxError> {
+    pub(super) async fn check_confined(
+        &self,
+        id: &str,
+        spec: &ContainerSpec,
+    ) -> Result<(), SandboxError> {
         let view = self.engine.inspect_container(id).await.map_err(failed)?;
         let got = &view.in_force;
+        if !is_safe_folder(&got.working_dir) {
+            let why = format!(
+                "its WORKDIR is `{}`; give it an absolute folder that is not below /proc, /sys or /dev",
+                got.working_dir.escape_default()
+            );
+            let image = spec.image.clone();
+            return Err(SandboxError::ImageRefused { image, why });
+        }
         let mut wrong = Vec::new();
         if got.privileged {
             wrong.push("privileged");

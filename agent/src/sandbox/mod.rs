@@ -52,6 +52,14 @@ pub enum SandboxError {
     /// The limits that were asked for are not in force.
     #[error("the engine did not put the sandbox's limits in force: {0}")]
     NotConfined(String),
+    /// An image wants what no container gets.
+    #[error("image `{image}` is refused: {why}")]
+    ImageRefused {
+        /// Which.
+        image: String,
+        /// Why.
+        why: String,
+    },
     /// An image cannot be built or pushed.
     #[error("{0}")]
     Build(String),

@@ -73,6 +73,8 @@ pub struct EngineLimits {
     pub security: Security,
     /// Whether it is privileged.
     pub privileged: bool,
+    /// Where its first process begins; empty = `/`.
+    pub working_dir: String,
 }
 
 /// One container in a list.
@@ -315,5 +317,10 @@ fn in_force(found: &ContainerInspectResponse) -> EngineLimits {
             init: host.init.unwrap_or(false),
         },
         privileged: host.privileged.unwrap_or(true),
+        working_dir: found
+            .config
+            .as_ref()
+            .and_then(|config| config.working_dir.clone())
+            .unwrap_or_default(),
     }
 }

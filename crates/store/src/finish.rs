@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::error::StoreError;
 use crate::results::{Acceptance, AttemptResult, BuildChange, Ended, Finished, settle};
 use crate::sql::{args, sql};
-use crate::writer::{Tx, Writer};
+use crate::writer::{Tx, Writer, in_background};
 
 /// Results that wait; beyond it callers wait.
 const QUEUE: usize = 1_024;
@@ -46,13 +46,9 @@ struct Accepted {
 }
 
 impl Finisher {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the store imports core only; ends by itself"
-    )]
     pub(crate) fn start(writer: Writer) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        tokio::spawn(serve(writer, waiting));
+        in_background(serve(writer, waiting));
         Self { queue }
     }
 

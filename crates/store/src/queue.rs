@@ -122,7 +122,7 @@ impl Db {
         .await
     }
 
-    /// The attempt executes; false when it may not (cancelled or not current).
+    /// The attempt executes, and its build with it; false when it may not (cancelled or not current).
     ///
     /// # Errors
     /// When it cannot be made durable.
@@ -141,6 +141,7 @@ impl Db {
                 if good {
                     let args = args![&stage, attempt, now];
                     tx.execute(sql!("attempts/set_started"), args).await?;
+                    tx.execute(sql!("builds/begin"), args![&stage, now]).await?;
                 }
                 Ok(good)
             })

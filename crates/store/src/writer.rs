@@ -191,13 +191,9 @@ impl Writer {
         Self::start(Pool::Postgres(pool, None))
     }
 
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the store imports core only; ends by itself"
-    )]
     fn start(pool: Pool) -> Self {
         let (queue, commands) = mpsc::channel(QUEUE);
-        tokio::spawn(serve(pool, commands));
+        in_background(serve(pool, commands));
         Self { queue }
     }
 
@@ -228,6 +224,15 @@ impl Writer {
             tracing::debug!(%error, "nothing left to wait for");
         }
     }
+}
+
+/// Executes what serves a queue; it ends when nobody can queue any more.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the store imports core only; ends by itself"
+)]
+pub(crate) fn in_background(serving: impl Future<Output = ()> + Send + 'static) {
+    tokio::spawn(serving);
 }
 
 async fn serve(mut pool: Pool, mut commands: mpsc::Receiver<Box<dyn Command>>) {

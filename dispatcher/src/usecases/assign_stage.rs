@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use slipway_core::build::Need;
 use slipway_core::id::{BuildId, RepoId, StageId};
-use slipway_core::pipeline::{EnvValue, PlannedStage};
+use slipway_core::pipeline::{EnvValue, PlannedStage, Sandbox};
 use slipway_proto::v1;
 use slipway_store::{BuildRow, LayerRow, StageRow, StoreError};
 
@@ -20,6 +20,9 @@ pub enum AssignError {
     /// A secret is not there.
     #[error("secret `{0}` is not set for this repository")]
     MissingSecret(String),
+    /// Code from outside may not execute it.
+    #[error("{0}")]
+    Outside(&'static str),
     /// A secret does not open.
     #[error(transparent)]
     Seal(#[from] SealError),
@@ -41,8 +44,15 @@ pub async fn assign_stage(
     let row = app.db.stage(stage_id).await?.ok_or(AssignError::Gone)?;
     let build_id: BuildId = row.build_id.parse().map_err(|_| AssignError::Gone)?;
     let build = app.db.build(&build_id).await?.ok_or(AssignError::Gone)?;
-    let planned: PlannedStage =
+    let mut planned: PlannedStage =
         serde_json::from_str(&row.spec).map_err(|e| StoreError::Corrupt(format!("spec: {e}")))?;
+    if build.trust != "trusted" {
+        // Such stages are skipped when planned; this is the second lock.
+        if let Some(why) = planned.spec.refused_to_outside() {
+            return Err(AssignError::Outside(why));
+        }
+        planned.spec.sandbox = Sandbox::Strict;
+    }
     // Most stages of a wide build need nothing.
     let needed = match needs(&row.needs).is_empty() {
         true => Vec::new(),
@@ -183,10 +193,6 @@ async fn secrets(
         .collect();
     names.extend(build_secrets.map(String::as_str));
     let mut secrets = HashMap::new();
-    // Code from outside gets none: such stages are skipped when planned; this is the second lock.
-    if build.trust != "trusted" && !names.is_empty() {
-        return Err(AssignError::MissingSecret("(code from outside)".to_owned()));
-    }
     let repo: RepoId = build.repo_id.parse().map_err(|_| AssignError::Gone)?;
     for name in names {
         let sealed = app

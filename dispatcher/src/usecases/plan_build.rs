@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::json;
 use slipway_core::build::{BuildStatus, StageState, advance};
 use slipway_core::id::{BuildId, DeliveryId, RepoId};
-use slipway_core::pipeline::{self, EnvValue, Facts, Outcome, Plan, PlannedStage};
+use slipway_core::pipeline::{self, Facts, Outcome, Plan, PlannedStage};
 use slipway_core::time::Timestamp;
 use slipway_store::{Created, NewBuild, NewStage, RepositoryRow, StoreError};
 
@@ -200,7 +200,7 @@ fn fill(app: &App, new: &mut NewBuild, plan: Plan, cause: &Cause, default_branch
         .as_ref()
         .filter(|_| !cause.untrusted)
         .map(|deploy| json!(deploy).to_string());
-    let views: Vec<_> = plan.stages.iter().map(view(cause)).collect();
+    let views: Vec<_> = plan.stages.iter().map(view).collect();
     let (moved, status) = advance(&views);
     new.status = status;
     let now = app.clock.now();
@@ -215,7 +215,7 @@ fn fill(app: &App, new: &mut NewBuild, plan: Plan, cause: &Cause, default_branch
                     (StageState::Skipped, Some(why.clone()))
                 }
                 None if view.state == StageState::Skipped => {
-                    (StageState::Skipped, skip_reason(&stage, cause))
+                    (StageState::Skipped, stage.skipped.clone())
                 }
                 None => (view.state, None),
             };
@@ -224,26 +224,10 @@ fn fill(app: &App, new: &mut NewBuild, plan: Plan, cause: &Cause, default_branch
         .collect();
 }
 
-/// Why a stage is not executed at all in this build.
-fn skip_reason(stage: &PlannedStage, cause: &Cause) -> Option<String> {
-    let secret = stage
-        .spec
-        .environment
-        .values()
-        .any(|v| matches!(v, EnvValue::FromSecret(_)));
-    match &stage.skipped {
-        Some(why) => Some(why.clone()),
-        None if cause.untrusted && secret => {
-            Some("it needs a secret, and code from outside gets none".to_owned())
-        }
-        None => None,
-    }
-}
-
-fn view(cause: &Cause) -> impl Fn(&PlannedStage) -> slipway_core::build::StageView + '_ {
-    move |stage| slipway_core::build::StageView {
+fn view(stage: &PlannedStage) -> slipway_core::build::StageView {
+    slipway_core::build::StageView {
         name: stage.name.clone(),
-        state: if skip_reason(stage, cause).is_some() {
+        state: if stage.skipped.is_some() {
             StageState::Skipped
         } else {
             StageState::Waiting

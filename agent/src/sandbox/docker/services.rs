@@ -47,6 +47,7 @@ impl DockerSandbox {
             ..ContainerSpec::default()
         };
         let id = self.engine.create_container(&spec).await.map_err(failed)?;
+        self.check_confined(&id, &spec).await?;
         self.engine.start_container(&id).await.map_err(failed)?;
         match &service.ready {
             None => Ok(()),

@@ -122,6 +122,30 @@ pub struct StageSpec {
     pub memoize: bool,
 }
 
+impl StageSpec {
+    /// Whether the stage is given a secret.
+    #[must_use]
+    pub fn holds_secret(&self) -> bool {
+        let services = self.services.iter().flat_map(|s| s.environment.values());
+        let mut values = self.environment.values().chain(services);
+        values.any(|value| matches!(value, EnvValue::FromSecret(_)))
+            || self.build.as_ref().is_some_and(|b| !b.secrets.is_empty())
+    }
+
+    /// Why code from outside (a fork) may not execute this stage at all.
+    #[must_use]
+    pub fn refused_to_outside(&self) -> Option<&'static str> {
+        if self.holds_secret() {
+            Some("it needs a secret, and code from outside gets none")
+        } else if self.build.is_some() {
+            // The engine's own builder is no sandbox, and what it makes would be published.
+            Some("it builds an image, which code from outside may not do")
+        } else {
+            None
+        }
+    }
+}
+
 /// A value of a variable.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -392,6 +392,36 @@ fn a_fork_gets_the_strict_sandbox_whatever_its_file_says() {
 }
 
 #[test]
+fn hostile_h042_a_fork_executes_nothing_that_holds_a_secret_or_publishes() {
+    let fork = Facts {
+        untrusted: true,
+        ..push()
+    };
+    let secret = "    environment:\n      TOKEN: { from_secret: token }\n";
+    let beside = "    services:\n      db:\n        image: db:1\n        environment:\n          TOKEN: { from_secret: token }\n";
+    for keys in [secret, beside] {
+        let text = with_stage(keys);
+        let stage = |facts: &Facts| built(&text, facts).stages[0].clone();
+        assert_eq!(stage(&push()).skipped, None);
+        let why = stage(&fork).skipped.unwrap_or_default();
+        assert!(why.contains("gets none"), "{keys}: {why}");
+    }
+    let of = |facts: &Facts| built(FULL, facts).stages;
+    let images = of(&fork).into_iter().filter(|s| s.spec.build.is_some());
+    let mut count = 0;
+    for image in images {
+        count += 1;
+        assert!(image.skipped.is_some(), "{} would be published", image.name);
+    }
+    assert!(count > 0, "the sample builds an image");
+    assert!(
+        of(&push())
+            .iter()
+            .any(|s| s.spec.build.is_some() && s.skipped.is_none())
+    );
+}
+
+#[test]
 fn the_schema_knows_every_key_and_refuses_others() {
     let schema = json_schema();
     let value = schema.as_value();

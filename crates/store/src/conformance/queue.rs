@@ -72,6 +72,26 @@ pub async fn a_concurrency_group_has_a_limit(db: Db) {
     assert!(assign(&db, &stage_id(1, 3), 0, &agent).await);
 }
 
+/// A build begins with the first of its stages that executes, not with the first that ends.
+pub async fn a_build_begins_with_its_first_stage(db: Db) {
+    chain(&db).await;
+    let (agent, stage) = (super::sample::agent_id(1), stage_id(1, 1));
+    let build = || async {
+        let row = db.build(&build_id(1)).await.expect("readable");
+        let row = row.expect("there");
+        (row.status, row.started_at)
+    };
+    assert!(assign(&db, &stage, 0, &agent).await);
+    assert_eq!(build().await, ("queued".to_owned(), None));
+    for now in [11, 12] {
+        db.mark_running(&stage, 1, &agent, at(now))
+            .await
+            .expect("stored");
+        let began = Some(at(11).as_millis());
+        assert_eq!(build().await, ("building".to_owned(), began));
+    }
+}
+
 /// A lost attempt is queued again, once, with its history kept.
 pub async fn a_lost_attempt_is_queued_again_once(db: Db) {
     chain(&db).await;
