@@ -56,6 +56,7 @@ install_missing() {
     have git || wanted="$wanted git"
     have curl || wanted="$wanted curl"
     have busybox || wanted="$wanted busybox-static"
+    have nft || wanted="$wanted nftables"
     have docker-registry || wanted="$wanted docker-registry"
     have mmdebstrap || have debootstrap || wanted="$wanted mmdebstrap debootstrap"
     postgres_there || wanted="$wanted postgresql"

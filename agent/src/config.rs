@@ -30,6 +30,8 @@ pub struct Config {
     pub cache: PathBuf,
     /// Repository addresses allowed besides https and ssh.
     pub allowed_sources: Vec<String>,
+    /// Private addresses, with ports, that stages may reach.
+    pub allowed_addresses: Vec<String>,
     /// Most memory of a stage's container, MiB; 0 = what its sandbox says.
     pub memory_mib: u64,
     /// Most output of one attempt, MiB.

@@ -1,5 +1,6 @@
 //! The composition root of the agent.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use crate::link::Link;
 use crate::log_stream::Destination;
 use crate::logins;
 use crate::sandbox::Sandbox;
+use crate::sandbox::deny_list::DenyList;
 use crate::sandbox::docker::{DockerSandbox, Logins};
 
 /// Messages of attempts that wait for the stream.
@@ -104,6 +106,7 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
     let sandbox = match parts.sandbox {
         Some(sandbox) => sandbox,
         None => {
+            deny(&config).await?;
             let logins = logins::configured(&config, &parts.clock, parts.logins).await;
             docker(&config, &identity.agent_id, &parts.rng, logins)?
         }
@@ -213,6 +216,17 @@ async fn join(
             () = tokio::time::sleep(JOIN_RETRY) => {}
         }
     }
+}
+
+/// Denies stages what is not theirs to reach, where this host can.
+async fn deny(config: &Config) -> anyhow::Result<()> {
+    let list = DenyList::new(&config.allowed_addresses, Path::new("/etc/resolv.conf"))?;
+    if let Err(error) = list.enforce().await {
+        tracing::warn!(
+            "stages can reach this host, private addresses and cloud metadata: {error:#}"
+        );
+    }
+    Ok(())
 }
 
 fn docker(

@@ -1,6 +1,7 @@
 //! Stages in Docker. One container per attempt, with a network of its own when it has services;
 //! everything carries this installation's labels, and is found again by them.
 
+mod networks;
 mod services;
 
 use std::collections::BTreeMap;
@@ -15,10 +16,12 @@ use slipway_daemon::Rng;
 use slipway_docker::labels::{ATTEMPT, INSTALL, PURPOSE, STAGE};
 use slipway_docker::{
     BuildRequest, ContainerSpec, Credentials, DockerError, Engine, EngineFacts, LogDriver,
-    MountSpec, NetworkSpec,
+    MountSpec,
 };
 use slipway_proto::convert::AttemptKey;
 use tokio::sync::{OnceCell, mpsc};
+
+pub use networks::SHARED;
 
 use super::profile::{Confinement, confine, is_safe_folder};
 use super::{Ended, ImageJob, ImageMade, Sandbox, SandboxError, StageRun};
@@ -44,6 +47,8 @@ pub struct DockerSandbox {
     logins: Logins,
     memory: Option<u64>,
     facts: std::sync::Arc<OnceCell<EngineFacts>>,
+    /// Whether the shared network was made sure of.
+    shared: std::sync::Arc<OnceCell<()>>,
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "map_err's shape")]
@@ -62,6 +67,7 @@ impl DockerSandbox {
             logins,
             memory: None,
             facts: std::sync::Arc::default(),
+            shared: std::sync::Arc::default(),
         }
     }
 
@@ -235,18 +241,7 @@ impl Sandbox for DockerSandbox {
 
     async fn create(&self, run: &StageRun) -> Result<(), SandboxError> {
         let confinement = self.confine(run.profile);
-        let mut network = NetworkSpec::default();
-        if !run.services.is_empty() {
-            let labels = self.labels(&run.key, "network");
-            self.engine
-                .create_network(&name(&run.key), &labels, false)
-                .await
-                .map_err(failed)?;
-            network.name = name(&run.key);
-            network.aliases = vec!["stage".to_owned()];
-        } else if run.profile == Profile::Strict {
-            network.name = "none".to_owned();
-        }
+        let network = self.network(run).await?;
         let services = run
             .services
             .iter()
@@ -280,10 +275,15 @@ impl Sandbox for DockerSandbox {
     }
 
     async fn start(&self, key: &AttemptKey) -> Result<(), SandboxError> {
-        self.engine
-            .start_container(&stage_name(key))
-            .await
-            .map_err(failed)
+        let name = stage_name(key);
+        match self.engine.start_container(&name).await {
+            // Somebody pruned networks between two stages.
+            Err(error) if error.is_not_found() => {
+                self.make_shared().await?;
+                self.engine.start_container(&name).await.map_err(failed)
+            }
+            outcome => outcome.map_err(failed),
+        }
     }
 
     fn output(&self, key: &AttemptKey) -> BoxStream<'static, Result<Bytes, SandboxError>> {

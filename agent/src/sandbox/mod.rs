@@ -3,6 +3,7 @@
 //! A sandbox is created before anything is executed in it, keeps its output until it is removed, and
 //! survives the agent. It never decides what an ending means.
 
+pub(crate) mod deny_list;
 pub mod docker;
 pub mod fake;
 pub mod profile;

@@ -8,6 +8,7 @@ mod dispatcher;
 mod harness;
 mod host;
 mod limits;
+mod reach;
 mod reconnecting;
 mod stopping;
 

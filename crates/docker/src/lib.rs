@@ -25,6 +25,7 @@ pub use error::DockerError;
 pub use events::ContainerEvent;
 pub use exec::ExecResult;
 pub use image::{Credentials, ImageView};
+pub use network::BridgeSpec;
 pub use output::{OutputSource, OutputStream, WaitHandle};
 pub use spec::{
     ContainerSpec, HealthSpec, Limits, LogDriver, MountSpec, NetworkSpec, PublishedPort, Security,

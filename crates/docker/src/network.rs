@@ -1,6 +1,6 @@
 //! Networks and volumes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bollard::models::{NetworkCreateRequest, VolumeCreateRequest};
 use bollard::query_parameters::{
@@ -12,22 +12,42 @@ use crate::engine::{LONG, SHORT, within};
 use crate::spec::to_hash_map;
 use crate::{DockerError, Engine};
 
+/// A bridge network.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BridgeSpec {
+    /// Its name.
+    pub name: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Nothing outside is reached from it.
+    pub internal: bool,
+    /// Name of its interface on the host, at most 15 characters; empty = the engine's choice.
+    pub interface: String,
+    /// Containers on it do not reach each other.
+    pub apart: bool,
+}
+
 impl Engine {
     /// Creates a bridge network and returns its id. Containers on it find each other by name.
     ///
     /// # Errors
     /// `Conflict` when the name is taken.
-    pub async fn create_network(
-        &self,
-        name: &str,
-        labels: &BTreeMap<String, String>,
-        internal: bool,
-    ) -> Result<String, DockerError> {
+    pub async fn create_network(&self, spec: &BridgeSpec) -> Result<String, DockerError> {
+        let mut options = HashMap::new();
+        if !spec.interface.is_empty() {
+            let option = "com.docker.network.bridge.name".to_owned();
+            options.insert(option, spec.interface.clone());
+        }
+        if spec.apart {
+            let option = "com.docker.network.bridge.enable_icc".to_owned();
+            options.insert(option, "false".to_owned());
+        }
         let request = NetworkCreateRequest {
-            name: name.to_owned(),
+            name: spec.name.clone(),
             driver: Some("bridge".to_owned()),
-            internal: Some(internal),
-            labels: Some(to_hash_map(labels)),
+            internal: Some(spec.internal),
+            labels: Some(to_hash_map(&spec.labels)),
+            options: Some(options),
             ..NetworkCreateRequest::default()
         };
         let made = within("create network", LONG, self.docker.create_network(request)).await?;

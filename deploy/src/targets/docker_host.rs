@@ -15,8 +15,8 @@ use async_trait::async_trait;
 use slipway_core::rollout::{InstanceView, VersionSpec};
 use slipway_core::traffic::Fence;
 use slipway_docker::{
-    ContainerSpec, ContainerState, ContainerView, DockerError, Engine, Limits, NetworkSpec,
-    Security, labels,
+    BridgeSpec, ContainerSpec, ContainerState, ContainerView, DockerError, Engine, Limits,
+    NetworkSpec, Security, labels,
 };
 
 use super::{Instances, Place, Target, TargetError};
@@ -88,7 +88,12 @@ impl DockerHost {
         let wanted = [(ENVIRONMENT, place.environment_id.as_str())];
         let known = self.engine.list_networks(&wanted).await.map_err(refusal)?;
         if !known.contains(&name) {
-            match self.engine.create_network(&name, &mine, false).await {
+            let spec = BridgeSpec {
+                name: name.clone(),
+                labels: mine,
+                ..BridgeSpec::default()
+            };
+            match self.engine.create_network(&spec).await {
                 Ok(_) | Err(DockerError::Conflict(_)) => {}
                 Err(error) => return Err(refusal(error)),
             }

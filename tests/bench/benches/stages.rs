@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use slipway_agent::sandbox::docker::SHARED;
 use slipway_agent::sandbox::profile::confine;
 use slipway_bench::figure::{Figure, percentile};
 use slipway_cli::embedded::{Embedded, Options};
 use slipway_core::pipeline::Sandbox;
 use slipway_daemon::{Clock, Shutdown};
 use slipway_dispatcher::source::{Commit, FakeSource};
-use slipway_docker::{ContainerSpec, Engine, LogDriver, MountSpec};
+use slipway_docker::{ContainerSpec, Engine, LogDriver, MountSpec, NetworkSpec};
 use std::sync::Arc;
 
 const ROUNDS: usize = 25;
@@ -174,6 +175,10 @@ async fn container(engine: &Engine, workspace: &std::path::Path, name: &str) -> 
             target: "/workspace".to_owned(),
             read_only: false,
         }],
+        network: NetworkSpec {
+            name: SHARED.to_owned(),
+            ..NetworkSpec::default()
+        },
         log: LogDriver::Local {
             max_bytes: 300 << 20,
         },
