@@ -5,22 +5,6 @@ use std::path::{Path, PathBuf};
 /// Longer than this and a file has two subjects.
 const LINES_MAX: usize = 500;
 
-/// Files that may be longer, each with its reason. The list must only shrink.
-const LONGER: &[(&str, &str)] = &[
-    (
-        "crates/core/src/pipeline/grammar.rs",
-        "one grammar, read from top to bottom",
-    ),
-    (
-        "crates/core/src/rollout/world.rs",
-        "the world of the crash tests, compiled for tests alone",
-    ),
-    (
-        "dispatcher/src/api/rest/deployments.rs",
-        "one resource, a handler per verb",
-    ),
-];
-
 /// Words that name nothing.
 const EMPTY_TYPES: [&str; 8] = [
     "Manager", "Util", "Helper", "Common", "Misc", "Job", "Runner", "Worker",
@@ -28,12 +12,6 @@ const EMPTY_TYPES: [&str; 8] = [
 const EMPTY_FILES: [&str; 8] = [
     "util", "utils", "common", "helper", "helpers", "misc", "manager", "imp",
 ];
-
-/// Type names that contain a banned word for a reason.
-const NAMED_SO: &[(&str, &str)] = &[(
-    "ImageJob",
-    "an image to be built; to be renamed with the sandbox port",
-)];
 
 fn sources() -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -87,12 +65,8 @@ fn files_are_short_enough_to_be_read() {
             .expect("readable")
             .lines()
             .count();
-        let excused = LONGER.iter().any(|(known, _)| *known == name);
-        if lines > LINES_MAX && !is_test(&name) && !excused {
+        if lines > LINES_MAX && !is_test(&name) {
             wrong.push(format!("{name}: {lines} lines"));
-        }
-        if lines <= LINES_MAX && excused {
-            wrong.push(format!("{name} is short now: take it off the list"));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -138,11 +112,9 @@ fn names_say_something() {
             else {
                 continue;
             };
-            let excused = NAMED_SO.iter().any(|(known, _)| *known == name);
             if words(name)
                 .iter()
                 .any(|w| EMPTY_TYPES.contains(&w.as_str()))
-                && !excused
             {
                 wrong.push(format!("{}: {name}", shown(&path)));
             }
@@ -151,7 +123,7 @@ fn names_say_something() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// `ImageJob` → `Image`, `Job`.
+/// `ImageRun` → `Image`, `Job`.
 fn words(name: &str) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     for c in name.chars() {

@@ -94,12 +94,7 @@ async fn begin(
         kept.map_err(|error| Ending::aborted("disk_full", error))?;
     }
     shared.sandbox.create(&run).await.map_err(|e| lost(&e))?;
-    if attempt.assign.at_most_once {
-        shared.say(Message::Prepared(v1::Prepared {
-            attempt: Some((&attempt.key).into()),
-        }));
-        wait_for_go(attempt).await?;
-    }
+    permission(shared, attempt).await?;
     shared
         .sandbox
         .start(&attempt.key)
@@ -108,8 +103,15 @@ async fn begin(
     Ok(workspace.base)
 }
 
-/// Without the dispatcher's go no command is executed, so the stage may still move safely.
-async fn wait_for_go(attempt: &mut Attempt) -> Result<(), Ending> {
+/// Without the dispatcher's go nothing of an at-most-once stage is executed, so that it may still move
+/// safely.
+pub(super) async fn permission(shared: &Shared, attempt: &Attempt) -> Result<(), Ending> {
+    if !attempt.assign.at_most_once {
+        return Ok(());
+    }
+    shared.say(Message::Prepared(v1::Prepared {
+        attempt: Some((&attempt.key).into()),
+    }));
     let mut go = attempt.go.clone();
     tokio::select! {
         told = go.wait_for(|go| *go) => match told {

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use slipway_proto::v1;
 
-use super::execute::lost;
+use super::execute::{lost, permission};
 use super::{Attempt, Ending, Shared, context, prepare};
 use crate::log_stream::LogWriter;
-use crate::sandbox::ImageJob;
+use crate::sandbox::ImageRun;
 
 /// Builds; both arms are endings.
 pub(super) async fn run(
@@ -19,19 +19,14 @@ pub(super) async fn run(
     let began = shared.clock.monotonic();
     shared.progress(&attempt.key, v1::Phase::Fetching);
     prepare::workspace(shared, attempt, log, result).await?;
-    let job = job(shared, attempt)?;
-    if attempt.assign.at_most_once {
-        shared.say(v1::agent_message::Message::Prepared(v1::Prepared {
-            attempt: Some((&attempt.key).into()),
-        }));
-        let _stopping = attempt.go.wait_for(|go| *go).await;
-    }
+    let image = image(shared, attempt)?;
+    permission(shared, attempt).await?;
     shared.progress(&attempt.key, v1::Phase::Running);
     let prepared = shared.clock.monotonic();
     // The builder's words come from a callback that cannot wait: a bounded queue lies between.
     let (lines, mut printed) = tokio::sync::mpsc::channel::<Vec<u8>>(4_096);
     let sandbox = std::sync::Arc::clone(&shared.sandbox);
-    let building = async move { sandbox.build(&job, lines).await.map_err(|e| lost(&e)) };
+    let building = async move { sandbox.build(&image, lines).await.map_err(|e| lost(&e)) };
     let printing = async {
         while let Some(bytes) = printed.recv().await {
             if let Err(error) = log.write(&bytes).await {
@@ -69,7 +64,7 @@ pub(super) async fn run(
     Ok(Ending::exited(0))
 }
 
-fn job(shared: &Shared, attempt: &Attempt) -> Result<ImageJob, Ending> {
+fn image(shared: &Shared, attempt: &Attempt) -> Result<ImageRun, Ending> {
     let build = attempt
         .spec
         .build
@@ -84,7 +79,7 @@ fn job(shared: &Shared, attempt: &Attempt) -> Result<ImageJob, Ending> {
         &mut context,
     )
     .map_err(|error| Ending::limit("context", error))?;
-    Ok(ImageJob {
+    Ok(ImageRun {
         key: attempt.key.clone(),
         context: context.into(),
         dockerfile: build.dockerfile.clone(),

@@ -24,7 +24,7 @@ use tokio::sync::{OnceCell, mpsc};
 pub use networks::SHARED;
 
 use super::profile::{Confinement, confine, is_safe_folder};
-use super::{Ended, ImageJob, ImageMade, Sandbox, SandboxError, StageRun};
+use super::{Ended, ImageMade, ImageRun, Sandbox, SandboxError, StageRun};
 
 /// Longest pull.
 const PULL_LIMIT: Duration = Duration::from_secs(900);
@@ -152,11 +152,11 @@ impl DockerSandbox {
 
     async fn push(
         &self,
-        job: &ImageJob,
+        image: &ImageRun,
         printed: &mpsc::Sender<Vec<u8>>,
     ) -> Result<String, SandboxError> {
         let mut digest = String::new();
-        for tag in &job.tags {
+        for tag in &image.tags {
             let (repository, version) = split_tag(tag);
             let login = (self.logins)(host_of(tag)).await;
             digest = self
@@ -366,32 +366,32 @@ impl Sandbox for DockerSandbox {
 
     async fn build(
         &self,
-        job: &ImageJob,
+        image: &ImageRun,
         printed: mpsc::Sender<Vec<u8>>,
     ) -> Result<ImageMade, SandboxError> {
         let facts = self.facts().await?.clone();
-        let first = job
+        let first = image
             .tags
             .first()
             .ok_or_else(|| SandboxError::Build("the image has no tag".to_owned()))?;
         let mut credentials = BTreeMap::new();
-        for tag in &job.tags {
+        for tag in &image.tags {
             if let Some(login) = (self.logins)(host_of(tag)).await {
                 credentials.insert(host_of(tag).to_owned(), login);
             }
         }
         let request = BuildRequest {
-            context: job.context.clone(),
-            dockerfile: job.dockerfile.clone(),
+            context: image.context.clone(),
+            dockerfile: image.dockerfile.clone(),
             tag: first.clone(),
-            args: job.args.clone(),
+            args: image.args.clone(),
             // None: whatever differs between two builds of one commit would change the digest.
             labels: BTreeMap::new(),
-            source_date_epoch: job.epoch,
-            platform: job.platform.clone(),
+            source_date_epoch: image.epoch,
+            platform: image.platform.clone(),
             credentials,
             session: hex::encode(self.rng.bytes::<16>()),
-            limit: job.limit,
+            limit: image.limit,
         };
         let built = self
             .engine
@@ -401,15 +401,15 @@ impl Sandbox for DockerSandbox {
             })
             .await
             .map_err(|e| SandboxError::Build(e.to_string()))?;
-        for tag in job.tags.iter().skip(1) {
+        for tag in image.tags.iter().skip(1) {
             let (repository, version) = split_tag(tag);
             self.engine
                 .tag_image(first, repository, version)
                 .await
                 .map_err(failed)?;
         }
-        let digest = if job.push {
-            self.push(job, &printed).await?
+        let digest = if image.push {
+            self.push(image, &printed).await?
         } else {
             built.id.clone()
         };

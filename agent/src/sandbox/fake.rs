@@ -12,7 +12,7 @@ use futures::stream::BoxStream;
 use slipway_proto::convert::AttemptKey;
 use tokio::sync::{mpsc, watch};
 
-use super::{Ended, ImageJob, ImageMade, Sandbox, SandboxError, StageRun};
+use super::{Ended, ImageMade, ImageRun, Sandbox, SandboxError, StageRun};
 
 /// How a stage is to end.
 #[derive(Clone, Debug)]
@@ -177,11 +177,11 @@ impl Sandbox for FakeSandbox {
 
     async fn build(
         &self,
-        job: &ImageJob,
+        image: &ImageRun,
         printed: mpsc::Sender<Vec<u8>>,
     ) -> Result<ImageMade, SandboxError> {
         let _nobody_reads = printed.send(b"built\n".to_vec()).await;
-        let hash = slipway_core::digest::Digest::of(&job.context);
+        let hash = slipway_core::digest::Digest::of(&image.context);
         Ok(ImageMade {
             repository: "fake/image".to_owned(),
             digest: format!("sha256:{hash}"),

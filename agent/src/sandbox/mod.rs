@@ -99,7 +99,7 @@ pub struct Ended {
 
 /// An image to be built and pushed.
 #[derive(Clone, Debug)]
-pub struct ImageJob {
+pub struct ImageRun {
     /// Which attempt.
     pub key: AttemptKey,
     /// The context, as one deterministic tar.
@@ -159,7 +159,7 @@ pub trait Sandbox: Send + Sync {
     /// Builds and pushes an image; `printed` gets what the builder prints.
     async fn build(
         &self,
-        job: &ImageJob,
+        image: &ImageRun,
         printed: mpsc::Sender<Vec<u8>>,
     ) -> Result<ImageMade, SandboxError>;
 }
