@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use prost::Message as _;
 use slipway_core::digest::Digest;
+use slipway_core::time::Timestamp;
 use slipway_proto::convert::AttemptKey;
 use slipway_proto::v1;
 
@@ -98,9 +99,25 @@ impl Held {
         text.parse().ok()
     }
 
+    /// Keeps when the stage began to execute: its time-out does not begin again with the agent.
+    ///
+    /// # Errors
+    /// When it is not durable.
+    pub fn save_started(&self, key: &AttemptKey, at: Timestamp) -> Result<(), HeldError> {
+        let text = at.as_millis().to_string();
+        self.write(&self.path(key, "started"), text.as_bytes())
+    }
+
+    /// When the stage began to execute.
+    #[must_use]
+    pub fn started(&self, key: &AttemptKey) -> Option<Timestamp> {
+        let text = fs::read_to_string(self.path(key, "started")).ok()?;
+        text.parse().ok().map(Timestamp::from_millis)
+    }
+
     /// Lets an attempt go.
     pub fn remove(&self, key: &AttemptKey) {
-        for kind in ["assign", "base", "result"] {
+        for kind in ["assign", "base", "started", "result"] {
             // What stays behind is judged, and killed, by the next hello.
             let _best_effort = fs::remove_file(self.path(key, kind));
         }

@@ -95,6 +95,8 @@ async fn begin(
     }
     shared.sandbox.create(&run).await.map_err(|e| lost(&e))?;
     permission(shared, attempt).await?;
+    let kept = shared.held.save_started(&attempt.key, shared.clock.now());
+    kept.map_err(|error| Ending::aborted("disk_full", error))?;
     shared
         .sandbox
         .start(&attempt.key)
@@ -161,7 +163,10 @@ async fn watch(
     let key = attempt.key.clone();
     let mut output = shared.sandbox.output(&key);
     let limit = Duration::from_millis(attempt.spec.timeout_ms);
-    let timeout = tokio::time::sleep(limit);
+    // An earlier life of this agent may have begun it.
+    let began = shared.held.started(&key);
+    let spent = began.map_or(Duration::ZERO, |at| shared.clock.now().since(at));
+    let timeout = tokio::time::sleep(limit.saturating_sub(spent));
     tokio::pin!(timeout);
     let wait = shared.sandbox.wait(&key);
     tokio::pin!(wait);

@@ -156,3 +156,31 @@ async fn a_readopted_stage_with_a_service_that_the_dispatcher_gave_away_is_kille
     world.containers_gone(&key).await;
     eventually("the network is removed", || networks(&key).is_empty()).await;
 }
+
+#[tokio::test]
+async fn a_stage_that_is_taken_back_has_the_rest_of_its_time_and_not_all_of_it_again() {
+    if !docker() {
+        return;
+    }
+    let mut world = World::new(&[]).await;
+    world.start_agent().await;
+    let key = world
+        .assign(&["sleep 300"], |spec, _| {
+            spec["timeout_ms"] = 250_000.into()
+        })
+        .await;
+    world.phase(&key, v1::Phase::Running).await;
+    world.kill_agent();
+    let held = world.folder.path().join("agent/held");
+    let name = format!("{}-{}.started", key.stage_id, key.attempt);
+    let began: i64 = std::fs::read_to_string(held.join(&name))
+        .unwrap()
+        .parse()
+        .unwrap();
+    let earlier = began - 250_000;
+    std::fs::write(held.join(&name), earlier.to_string()).unwrap();
+    world.start_agent().await;
+    let result = world.result(&key).await;
+    assert_eq!(result.ending(), v1::Ending::TimedOut, "{result:?}");
+    world.containers_gone(&key).await;
+}
