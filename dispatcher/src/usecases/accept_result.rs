@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use slipway_core::build::{Ending, Outcome, StageState, derive_outcome};
 use slipway_core::id::{AgentId, StageId};
+use slipway_core::lease::fence::{self, Judgement, Record};
 use slipway_core::pipeline::PlannedStage;
 use slipway_proto::convert::{self, AttemptKey, WireError};
 use slipway_proto::v1;
@@ -51,9 +52,8 @@ pub async fn accept_result(
         Err(e) => return Ok(ack(v1::Acceptance::Invalid, e.to_string())),
     };
     if let Checked::Lost(reason) = checked {
-        let current = row.attempt == i64::from(key.attempt)
-            && row.agent_id.as_deref() == Some(agent.as_str());
-        if !current {
+        let current = |record: Record<'_>| record.is_current(key.attempt, agent.as_str());
+        if !record(&row).is_some_and(current) {
             return Ok(ack(v1::Acceptance::StaleAttempt, String::new()));
         }
         super::lose_attempt::lose_attempt(app, &key.stage, row.attempt, &reason).await?;
@@ -62,6 +62,22 @@ pub async fn accept_result(
     let Checked::Ended(ended) = checked else {
         return Ok(ack(v1::Acceptance::Invalid, String::new()));
     };
+    // What the rule refuses is answered without a write; what it allows, the statement judges again.
+    let refused = record(&row).map(|record| {
+        record.judge(&fence::Report {
+            attempt: key.attempt,
+            agent: agent.as_str(),
+            state: ended.state,
+            digest: &ended.digest,
+        })
+    });
+    match refused {
+        Some(Judgement::AlreadyAccepted) => {
+            return Ok(ack(v1::Acceptance::AlreadyAccepted, String::new()));
+        }
+        Some(Judgement::Stale) => return Ok(ack(v1::Acceptance::StaleAttempt, String::new())),
+        Some(Judgement::Accepted(_)) | None => {}
+    }
     let failed = ended.state == StageState::Failed;
     let finished = app.db.finish_attempt(*ended).await?;
     if let Some(change) = &finished.change {
@@ -77,6 +93,18 @@ pub async fn accept_result(
         Acceptance::Accepted(_) => ack(v1::Acceptance::Accepted, String::new()),
         Acceptance::AlreadyAccepted => ack(v1::Acceptance::AlreadyAccepted, String::new()),
         Acceptance::Stale => ack(v1::Acceptance::StaleAttempt, String::new()),
+    })
+}
+
+/// What the rule of acceptance looks at; `None` when the row cannot be read.
+pub fn record(row: &StageRow) -> Option<Record<'_>> {
+    let result = row.result_attempt.zip(row.result_digest.as_deref());
+    Some(Record {
+        state: row.state.parse().ok()?,
+        attempt: u32::try_from(row.attempt).ok()?,
+        agent: row.agent_id.as_deref(),
+        cancelled: row.cancel_ms.is_some(),
+        result: result.and_then(|(attempt, digest)| Some((u32::try_from(attempt).ok()?, digest))),
     })
 }
 

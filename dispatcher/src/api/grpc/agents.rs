@@ -25,7 +25,7 @@ use crate::link::{OUTBOX, Outgoing};
 use crate::loops::scheduling::Nudge;
 use crate::state::App;
 use crate::token::{self, Kind};
-use crate::usecases::accept_result::accept_result;
+use crate::usecases::accept_result::{accept_result, record};
 
 /// The service.
 pub struct AgentsService {
@@ -210,11 +210,8 @@ pub(super) async fn owns(
         .stage(stage)
         .await
         .map_err(|e| auth::unavailable(&e))?;
-    Ok(row.is_some_and(|row| {
-        row.attempt == i64::from(*number)
-            && row.agent_id.as_deref() == Some(agent.as_str())
-            && matches!(row.state.as_str(), "assigned" | "running")
-    }))
+    let held = row.as_ref().and_then(record);
+    Ok(held.is_some_and(|record| record.is_held(*number, agent.as_str())))
 }
 
 async fn nudge(app: &App, nudge: Nudge) -> Result<(), Status> {
