@@ -149,6 +149,10 @@ async fn git(dir: &Path, args: &[&str]) -> Result<(), CheckoutError> {
 }
 
 #[cfg(test)]
+#[path = "checkout_hostile_tests.rs"]
+mod hostile_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -3,13 +3,10 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::Stream;
-use sha2::{Digest as _, Sha256};
 use slipway_core::id::AgentId;
 use slipway_core::lease::grantor::Attempt;
 use slipway_core::queue::AgentState;
-use slipway_objects::Key;
 use slipway_proto::CONTROL_MESSAGE_MAX;
 use slipway_proto::convert::AttemptKey;
 use slipway_proto::v1::agent_message::Message as In;
@@ -21,6 +18,7 @@ use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::artifacts;
 use super::hello::greet;
 use crate::api::auth::{self, PeerAgent};
 use crate::link::{OUTBOX, Outgoing};
@@ -28,9 +26,6 @@ use crate::loops::scheduling::Nudge;
 use crate::state::App;
 use crate::token::{self, Kind};
 use crate::usecases::accept_result::accept_result;
-
-/// Largest artifact.
-const ARTIFACT_MAX: u64 = 5 * 1024 * 1024 * 1024;
 
 /// The service.
 pub struct AgentsService {
@@ -116,15 +111,7 @@ impl Agents for AgentsService {
         request: Request<Streaming<v1::ArtifactChunk>>,
     ) -> Result<Response<v1::PutArtifactResponse>, Status> {
         let agent = auth::agent(&self.app, request.metadata()).await?;
-        let mut chunks = request.into_inner();
-        let first = chunks.next().await.transpose()?;
-        let first = first.ok_or_else(|| Status::invalid_argument("nothing was sent"))?;
-        let head = first
-            .head
-            .clone()
-            .ok_or_else(|| Status::invalid_argument("field `head` is missing"))?;
-        let key = artifact_key(&self.app, &agent.id, &head).await?;
-        store(&self.app, &key, &head, first.data, &mut chunks).await?;
+        let key = artifacts::put(&self.app, &agent.id, request.into_inner()).await?;
         Ok(Response::new(v1::PutArtifactResponse {
             object_key: key.as_str().to_owned(),
         }))
@@ -206,14 +193,18 @@ async fn converse(
     }
 }
 
-fn attempt(wire: Option<v1::AttemptRef>) -> Result<Attempt, Status> {
+pub(super) fn attempt(wire: Option<v1::AttemptRef>) -> Result<Attempt, Status> {
     AttemptKey::try_from(wire)
         .map(|key| (key.stage, key.attempt))
         .map_err(|e| Status::invalid_argument(e.to_string()))
 }
 
 /// Whether the agent owns the attempt: nothing it says about another one counts.
-async fn owns(app: &App, agent: &AgentId, (stage, number): &Attempt) -> Result<bool, Status> {
+pub(super) async fn owns(
+    app: &App,
+    agent: &AgentId,
+    (stage, number): &Attempt,
+) -> Result<bool, Status> {
     let row = app
         .db
         .stage(stage)
@@ -370,49 +361,4 @@ async fn renewed(app: &App, agent: &AgentId, renew: v1::Renew) -> Result<(), Sta
         },
     )
     .await
-}
-
-async fn artifact_key(app: &App, agent: &AgentId, head: &v1::ArtifactHead) -> Result<Key, Status> {
-    let name = attempt(head.attempt.clone())?;
-    if !owns(app, agent, &name).await? {
-        return Err(Status::failed_precondition("stale_attempt"));
-    }
-    if head.size > ARTIFACT_MAX {
-        return Err(Status::resource_exhausted("an artifact is at most 5 GiB"));
-    }
-    // The key is ours: no name from a stage becomes a piece of it.
-    let id = slipway_core::digest::Digest::of(head.name.as_bytes());
-    let text = format!("artifacts/{}/{}/{id}", name.0, name.1);
-    Key::new(text).map_err(|e| Status::internal(e.to_string()))
-}
-
-async fn store(
-    app: &App,
-    key: &Key,
-    head: &v1::ArtifactHead,
-    first: Vec<u8>,
-    chunks: &mut Streaming<v1::ArtifactChunk>,
-) -> Result<(), Status> {
-    let failed = |e: slipway_objects::ObjectError| Status::unavailable(e.to_string());
-    let mut writing = app.objects.write(key).await.map_err(failed)?;
-    let mut hasher = Sha256::new();
-    let mut size: u64 = 0;
-    let mut next = Some(first);
-    while let Some(data) = next {
-        size += data.len() as u64;
-        if size > head.size {
-            return Err(Status::invalid_argument(
-                "more bytes came than were declared",
-            ));
-        }
-        hasher.update(&data);
-        writing.write(Bytes::from(data)).await.map_err(failed)?;
-        next = chunks.next().await.transpose()?.map(|chunk| chunk.data);
-    }
-    if size != head.size || hex::encode(hasher.finalize()) != head.sha256 {
-        return Err(Status::invalid_argument(
-            "the bytes do not match size and SHA-256",
-        ));
-    }
-    writing.finish().await.map_err(failed)
 }

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod agents;
+mod artifacts;
 mod hello;
 pub mod logs;
 
