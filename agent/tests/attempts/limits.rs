@@ -62,6 +62,70 @@ async fn a_service_that_cannot_start_fails_the_stage_and_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn hostile_h037_a_stage_stands_in_its_workspace_and_a_service_in_no_folder_of_the_kernels() {
+    if !docker() {
+        return;
+    }
+    let mut world = World::new(&[]).await;
+    world.start_agent().await;
+    let image = ImageIn::new("/proc/self/fd/8");
+    // The image's own word does not count for a stage: it executes in its workspace.
+    let key = world
+        .assign(&["pwd"], |spec, _| spec["image"] = image.tag.clone().into())
+        .await;
+    let result = world.result(&key).await;
+    let log = world.log_closed(&key).await;
+    assert_eq!(result.exit_code, 0, "{log} {}", result.detail);
+    assert!(log.contains("\n/workspace\n"), "{log}");
+    // A service executes where its image says, or not at all.
+    let key = world
+        .assign(&["true"], |spec, _| {
+            spec["services"] = service("sleep 100", "true");
+            spec["services"][0]["image"] = image.tag.clone().into();
+        })
+        .await;
+    let result = world.result(&key).await;
+    assert_eq!(
+        (result.ending(), result.reason.as_str()),
+        (v1::Ending::Limit, "working_directory_refused"),
+        "{result:?}"
+    );
+    for part in ["`web`", "/proc/self/fd/8", "WORKDIR"] {
+        assert!(result.detail.contains(part), "{result:?}");
+    }
+    world.containers_gone(&key).await;
+    eventually("the network is removed", || networks(&key).is_empty()).await;
+}
+
+/// An image that wants to stand in a folder; removed again.
+struct ImageIn {
+    tag: String,
+}
+
+impl ImageIn {
+    fn new(workdir: &str) -> Self {
+        let tag = format!("slipway-hostile-workdir-{}:1", std::process::id());
+        let made = cli(&["create", "slipway-busybox:1"]);
+        let change = format!("WORKDIR {workdir}");
+        cli(&["commit", "--change", &change, &made, &tag]);
+        cli(&["rm", &made]);
+        Self { tag }
+    }
+}
+
+impl Drop for ImageIn {
+    fn drop(&mut self) {
+        cli(&["rmi", "--force", &self.tag]);
+    }
+}
+
+fn cli(args: &[&str]) -> String {
+    let out = std::process::Command::new("docker").args(args).output();
+    let out = out.expect("the docker command is there");
+    String::from_utf8_lossy(&out.stdout).trim().to_owned()
+}
+
+#[tokio::test]
 async fn a_stage_that_needs_more_memory_than_its_limit_is_out_of_memory_and_told_the_limit() {
     if !docker() {
         return;

@@ -364,6 +364,27 @@ fn hostile_h038_variables_are_plain_and_bounded() {
 }
 
 #[test]
+fn hostile_h037_no_key_names_a_working_directory() {
+    for key in ["working_directory", "working-directory", "workdir"] {
+        for folder in [
+            "/proc/self/fd/8",
+            "/proc/1/root",
+            "../../..",
+            "sub",
+            "a\\0b",
+        ] {
+            let found = mistakes(&with_stage(&format!("    {key}: \"{folder}\"\n")));
+            assert_eq!(found.len(), 1, "{found:#?}");
+            assert_eq!((found[0].code.as_str(), found[0].at.line), ("SLP0107", 6));
+            let way_out = format!("{found:?}");
+            assert!(way_out.contains("`cd <folder>`"), "{way_out}");
+        }
+    }
+    let service = "    services: {db: {image: \"x:1\", working_dir: /proc/self/fd/8}}\n";
+    assert_eq!(codes(&with_stage(service))[0].0, "SLP0107");
+}
+
+#[test]
 fn hostile_h100_deploy_steps_outside_their_range_are_refused() {
     for steps in [
         "[]",
