@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use slipway_core::build::Need;
 use slipway_core::id::{BuildId, RepoId, StageId};
-use slipway_core::pipeline::{EnvValue, PlannedStage};
+use slipway_core::pipeline::PlannedStage;
+use slipway_core::trigger::outside;
 use slipway_proto::v1;
 use slipway_store::{BuildRow, StageRow, StoreError};
 
@@ -20,6 +21,9 @@ pub enum AssignError {
     /// A secret is not there.
     #[error("secret `{0}` is not set for this repository")]
     MissingSecret(String),
+    /// It is code from outside, and such code does not get what the stage needs.
+    #[error("code_from_outside: the stage is not executed, because {0}")]
+    Withheld(&'static str),
     /// A secret does not open.
     #[error(transparent)]
     Seal(#[from] SealError),
@@ -43,6 +47,12 @@ pub async fn assign_stage(
     let build = app.db.build(&build_id).await?.ok_or(AssignError::Gone)?;
     let planned: PlannedStage =
         serde_json::from_str(&row.spec).map_err(|e| StoreError::Corrupt(format!("spec: {e}")))?;
+    // Such stages are skipped when planned; this is the second lock.
+    if build.trust != "trusted"
+        && let Some(why) = outside::withheld(&planned.spec)
+    {
+        return Err(AssignError::Withheld(why));
+    }
     let stages = app.db.stages(&build_id).await?;
     let spec_json = serde_json::to_string(&planned.spec)
         .map_err(|e| StoreError::Corrupt(format!("spec: {e}")))?;
@@ -163,24 +173,8 @@ async fn secrets(
     build: &BuildRow,
     planned: &PlannedStage,
 ) -> Result<HashMap<String, String>, AssignError> {
-    let services = planned.spec.services.iter();
-    let build_secrets = planned.spec.build.iter().flat_map(|b| b.secrets.values());
-    let mut names: BTreeSet<&str> = planned
-        .spec
-        .environment
-        .values()
-        .chain(services.flat_map(|s| s.environment.values()))
-        .filter_map(|value| match value {
-            EnvValue::FromSecret(name) => Some(name.as_str()),
-            EnvValue::Plain(_) => None,
-        })
-        .collect();
-    names.extend(build_secrets.map(String::as_str));
+    let names: BTreeSet<&str> = planned.spec.secrets().collect();
     let mut secrets = HashMap::new();
-    // Code from outside gets none: such stages are skipped when planned; this is the second lock.
-    if build.trust != "trusted" && !names.is_empty() {
-        return Err(AssignError::MissingSecret("(code from outside)".to_owned()));
-    }
     let repo: RepoId = build.repo_id.parse().map_err(|_| AssignError::Gone)?;
     for name in names {
         let sealed = app

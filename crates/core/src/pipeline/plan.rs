@@ -122,6 +122,21 @@ pub struct StageSpec {
     pub memoize: bool,
 }
 
+impl StageSpec {
+    /// Names of the secrets that it asks for, by whatever key; a name may come twice.
+    pub fn secrets(&self) -> impl Iterator<Item = &str> {
+        let services = self.services.iter();
+        let variables = self.environment.values();
+        let variables = variables.chain(services.flat_map(|s| s.environment.values()));
+        let asked = variables.filter_map(|value| match value {
+            EnvValue::FromSecret(name) => Some(name),
+            EnvValue::Plain(_) => None,
+        });
+        let build = self.build.iter().flat_map(|build| build.secrets.values());
+        asked.chain(build).map(String::as_str)
+    }
+}
+
 /// A value of a variable.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

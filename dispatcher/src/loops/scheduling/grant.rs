@@ -82,13 +82,11 @@ async fn send(app: &Arc<App>, a: Assignment, secret: String) {
                 tracing::info!(agent = %a.agent, stage = %a.stage, "the agent is gone");
             }
         }
-        Err(AssignError::MissingSecret(name)) => {
-            fail(
-                app,
-                &a,
-                format!("secret `{name}` is not set for this repository"),
-            )
-            .await;
+        Err(error @ AssignError::MissingSecret(_)) => {
+            fail(app, &a, "missing_secret", error.to_string()).await;
+        }
+        Err(error @ AssignError::Withheld(_)) => {
+            fail(app, &a, "code_from_outside", error.to_string()).await;
         }
         Err(error) => {
             tracing::error!(%error, stage = %a.stage, "an assignment cannot be put together");
@@ -97,7 +95,7 @@ async fn send(app: &Arc<App>, a: Assignment, secret: String) {
 }
 
 /// The stage cannot be executed at all: it fails with its reason, before any agent sees it.
-async fn fail(app: &Arc<App>, a: &Assignment, detail: String) {
+async fn fail(app: &Arc<App>, a: &Assignment, reason: &str, detail: String) {
     let stage: StageId = a.stage.clone();
     let result = AttemptResult {
         stage_id: stage.clone(),
@@ -106,7 +104,7 @@ async fn fail(app: &Arc<App>, a: &Assignment, detail: String) {
         digest: String::new(),
         state: StageState::Failed,
         try_again: false,
-        reason: Some("missing_secret".to_owned()),
+        reason: Some(reason.to_owned()),
         detail,
         exit_code: 0,
         output_layer: None,
