@@ -25,7 +25,7 @@ pub(super) fn lost(error: &SandboxError) -> Ending {
         SandboxError::ServiceNotReady { .. } | SandboxError::ServiceEnded { .. } => {
             Ending::limit("service_not_ready", error)
         }
-        SandboxError::ImageRefused { .. } => Ending::limit("image_refused", error),
+        SandboxError::ServiceWorkdir { .. } => Ending::limit("working_directory_refused", error),
         SandboxError::Build(_) => Ending {
             exit_code: 1,
             ending: v1::Ending::Exited,

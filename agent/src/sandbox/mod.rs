@@ -50,17 +50,17 @@ pub enum SandboxError {
         /// What it printed last.
         output: String,
     },
+    /// A service's image wants to stand where no container of ours may.
+    #[error("service `{name}` is not started: {reason}")]
+    ServiceWorkdir {
+        /// Which.
+        name: String,
+        /// What is wrong, and how to mend it.
+        reason: String,
+    },
     /// The limits that were asked for are not in force.
     #[error("the engine did not put the sandbox's limits in force: {0}")]
     NotConfined(String),
-    /// An image wants what no container gets.
-    #[error("image `{image}` is refused: {why}")]
-    ImageRefused {
-        /// Which.
-        image: String,
-        /// Why.
-        why: String,
-    },
     /// An image cannot be built or pushed.
     #[error("{0}")]
     Build(String),

@@ -100,9 +100,8 @@ async fn hostile_h021_a_branch_named_like_an_id_or_like_head_is_never_taken_for_
         assert_eq!(hostile.checkout(&first, &ref_name).await, Ok(()), "{name}");
         assert_eq!(hostile.file("file"), "first", "{name}");
     }
-    let got = hostile
-        .checkout(&absent, &format!("refs/heads/{absent}"))
-        .await;
+    let ref_name = format!("refs/heads/{absent}");
+    let got = hostile.checkout(&absent, &ref_name).await;
     assert_eq!(got, Err(CheckoutError::CommitGone(absent)));
     for short in ["HEAD", "main", &first[..12], "--help", ""] {
         let got = hostile.checkout(short, "refs/heads/main").await;
@@ -131,7 +130,11 @@ async fn hostile_h022_of_a_tag_and_a_branch_of_one_name_the_commit_is_what_count
 
 #[tokio::test]
 async fn hostile_h024_a_submodule_is_never_fetched_whatever_its_address_is() {
+    // One that could well be fetched, so that a checkout that recursed would be seen.
+    let other = Hostile::new();
+    other.commit("payload", "1");
     for url in [
+        other.url.as_str(),
         "ext::sh -c touch% pwned",
         "../../../other",
         "-u./payload",
@@ -193,9 +196,11 @@ async fn hostile_h025_filters_are_not_executed_and_a_large_pointer_stays_a_point
     ]);
     hostile.git(&["commit", "-qm", "pointer"]);
     let sha = hostile.git(&["rev-parse", "HEAD"]);
-    let checkout = hostile.checkout(&sha, "refs/heads/main");
-    let quickly = tokio::time::timeout(Duration::from_secs(20), checkout).await;
-    assert_eq!(quickly, Ok(Ok(())), "nothing was asked for");
+    let got = tokio::time::timeout(
+        Duration::from_secs(20),
+        hostile.checkout(&sha, "refs/heads/main"),
+    );
+    assert_eq!(got.await, Ok(Ok(())), "no other server was asked");
     assert_eq!(hostile.file("big.bin"), pointer);
     assert_eq!(hostile.file("run.evil"), "text");
 }

@@ -61,50 +61,6 @@ async fn a_service_that_cannot_start_fails_the_stage_and_leaves_nothing() {
     eventually("the network is removed", || networks(&key).is_empty()).await;
 }
 
-/// An image of the base and one more line.
-fn image_with(line: &str) -> String {
-    let folder = tempfile::tempdir().unwrap();
-    let text = format!("FROM slipway-busybox:1\n{line}\n");
-    std::fs::write(folder.path().join("Dockerfile"), text).unwrap();
-    let mut build = std::process::Command::new("docker");
-    build.args(["build", "-q", "-f"]);
-    let out = build
-        .arg(folder.path().join("Dockerfile"))
-        .arg(folder.path())
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&out.stderr).into_owned();
-    assert!(out.status.success(), "{said}");
-    String::from_utf8(out.stdout).unwrap().trim().to_owned()
-}
-
-#[tokio::test]
-async fn hostile_h037_an_images_own_folder_is_not_where_a_stage_begins_nor_a_service_in_proc() {
-    if !docker() {
-        return;
-    }
-    let evil = image_with("WORKDIR /proc/self/fd/8");
-    let mut world = World::new(&[]).await;
-    world.start_agent().await;
-    let key = world
-        .assign(&["pwd"], |spec, _| spec["image"] = evil.clone().into())
-        .await;
-    assert_eq!(world.result(&key).await.exit_code, 0);
-    assert!(world.log_closed(&key).await.ends_with("\n/workspace\n"));
-    let key = world
-        .assign(&["echo executed"], |spec, _| {
-            spec["services"] = service("sleep 60", "true");
-            spec["services"][0]["image"] = evil.clone().into();
-        })
-        .await;
-    let result = world.result(&key).await;
-    let word = (result.ending(), result.reason.as_str());
-    assert_eq!(word, (v1::Ending::Limit, "image_refused"), "{result:?}");
-    assert!(result.detail.contains("/proc/self/fd/8"), "{result:?}");
-    assert!(!world.log_closed(&key).await.contains("\nexecuted"));
-    world.containers_gone(&key).await;
-}
-
 #[tokio::test]
 async fn a_stage_that_needs_more_memory_than_its_limit_is_out_of_memory_and_told_the_limit() {
     if !docker() {

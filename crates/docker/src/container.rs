@@ -11,7 +11,7 @@ use bollard::query_parameters::{
 };
 
 use crate::engine::{LONG, SHORT, within};
-use crate::{ContainerSpec, DockerError, Engine, Limits, Security};
+use crate::{ContainerSpec, DockerError, Engine, Limits, Security, workdir};
 
 /// What a container does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,8 +73,6 @@ pub struct EngineLimits {
     pub security: Security,
     /// Whether it is privileged.
     pub privileged: bool,
-    /// Where its first process begins; empty = `/`.
-    pub working_dir: String,
 }
 
 /// One container in a list.
@@ -96,15 +94,20 @@ impl Engine {
     /// Creates a container and returns its id. Nothing is executed yet.
     ///
     /// # Errors
-    /// `NotFound` when the image is not here, `Conflict` when the name is taken.
+    /// `NotFound` when the image is not here, `Conflict` when the name is taken, `Workdir` when the
+    /// spec or the image names a working directory that is no plain folder.
     pub async fn create_container(&self, spec: &ContainerSpec) -> Result<String, DockerError> {
         let mut options = CreateContainerOptionsBuilder::default();
         if !spec.name.is_empty() {
             options = options.name(&spec.name);
         }
-        let created = self
-            .docker
-            .create_container(Some(options.build()), spec.body());
+        // The one that was checked is the one that is used: the image's name may move in between.
+        let named = match &spec.workdir {
+            Some(named) => named.clone(),
+            None => self.inspect_image(&spec.image).await?.workdir,
+        };
+        let body = spec.body(workdir::checked(&named)?);
+        let created = self.docker.create_container(Some(options.build()), body);
         Ok(within("create container", LONG, created).await?.id)
     }
 
@@ -317,10 +320,5 @@ fn in_force(found: &ContainerInspectResponse) -> EngineLimits {
             init: host.init.unwrap_or(false),
         },
         privileged: host.privileged.unwrap_or(true),
-        working_dir: found
-            .config
-            .as_ref()
-            .and_then(|config| config.working_dir.clone())
-            .unwrap_or_default(),
     }
 }

@@ -51,6 +51,17 @@ pub enum DockerError {
     /// The build context cannot be handed to the engine.
     #[error("the build context cannot be offered on a loopback port")]
     Context(#[source] std::io::Error),
+    /// Where the container would stand is no plain folder of its own.
+    #[error(
+        "working_directory_refused: the working directory {path:?} is not used, because {problem}; \
+         set `WORKDIR` in the image to an absolute path outside /proc, /sys and /dev"
+    )]
+    Workdir {
+        /// The path, cut when it is long.
+        path: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
     /// Talking to the engine failed halfway.
     #[error("talking to the Docker engine failed in `{call}`")]
     Transport {

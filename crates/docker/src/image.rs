@@ -52,6 +52,8 @@ pub struct ImageView {
     pub size: u64,
     /// The user it executes as; empty = root.
     pub user: String,
+    /// The folder it executes in; empty = the root.
+    pub workdir: String,
     /// Labels.
     pub labels: BTreeMap<String, String>,
 }
@@ -83,6 +85,7 @@ impl Engine {
             repo_tags: found.repo_tags.unwrap_or_default(),
             size: found.size.and_then(|s| u64::try_from(s).ok()).unwrap_or(0),
             user: config.user.unwrap_or_default(),
+            workdir: config.working_dir.unwrap_or_default(),
             labels: config.labels.unwrap_or_default().into_iter().collect(),
         })
     }

@@ -17,6 +17,7 @@ pub mod labels;
 mod network;
 mod output;
 mod spec;
+mod workdir;
 
 pub use build::{BuildRequest, BuiltImage};
 pub use container::{ContainerState, ContainerSummary, ContainerView, EngineLimits, Health};

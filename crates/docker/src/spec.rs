@@ -24,7 +24,7 @@ pub struct ContainerSpec {
     pub env: BTreeMap<String, String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
-    /// Working directory.
+    /// Working directory; `None` = the image's, when that is a plain folder.
     pub workdir: Option<String>,
     /// `uid:gid` or a name; `None` = the image's.
     pub user: Option<String>,
@@ -156,7 +156,8 @@ pub struct HealthSpec {
 }
 
 impl ContainerSpec {
-    pub(crate) fn body(&self) -> ContainerCreateBody {
+    /// The engine's words; `workdir` is the checked one.
+    pub(crate) fn body(&self, workdir: &str) -> ContainerCreateBody {
         let ports: Vec<String> = self
             .network
             .publish
@@ -169,7 +170,7 @@ impl ContainerSpec {
             cmd: (!self.command.is_empty()).then(|| self.command.clone()),
             env: Some(self.env.iter().map(|(k, v)| format!("{k}={v}")).collect()),
             labels: Some(to_hash_map(&self.labels)),
-            working_dir: self.workdir.clone(),
+            working_dir: Some(workdir.to_owned()),
             user: self.user.clone(),
             hostname: self.hostname.clone(),
             attach_stdin: Some(self.stdin),

@@ -124,6 +124,44 @@ async fn what_does_not_exist_is_a_typed_error() {
     assert!(matches!(error, DockerError::NotFound(_)), "{error}");
 }
 
+/// The image's own word counts where the spec has none, and is checked as the spec's is.
+#[tokio::test]
+async fn hostile_h037_no_container_stands_in_a_folder_of_the_kernels_whoever_asks_for_it() {
+    let Some(engine) = engine().await else { return };
+    let facts = engine.facts().await.unwrap();
+    for (number, workdir, good) in [(1, "/srv/shop", true), (2, "/proc/self/fd/8", false)] {
+        let tag = format!("slipway-test-workdir:{number}");
+        let mut request = build(&tag, &format!("session-workdir-{number}"), &[]);
+        let file = format!("FROM slipway-busybox:1\nWORKDIR {workdir}\n");
+        request.context = context(&[("Dockerfile", &file)]);
+        engine.build_image(&request, &facts, |_| {}).await.unwrap();
+        let mut spec = sh("pwd");
+        spec.image.clone_from(&tag);
+        let by_image = engine.create_container(&spec).await;
+        spec.workdir = Some(workdir.to_owned());
+        spec.image = IMAGE.to_owned();
+        let by_spec = engine.create_container(&spec).await;
+        for created in [by_image, by_spec] {
+            match created {
+                Ok(id) => {
+                    assert!(good, "{workdir} was accepted");
+                    engine.start_container(&id).await.unwrap();
+                    assert_eq!(engine.wait_exit(&id).exit_code().await.unwrap(), 0);
+                    let mut output = engine.follow_logs(&id);
+                    let (_, said) = output.next().await.unwrap().unwrap();
+                    assert_eq!(said, Bytes::from(format!("{workdir}\n")));
+                    engine.remove_container(&id).await.unwrap();
+                }
+                Err(error) => {
+                    assert!(!good, "{workdir}: {error}");
+                    assert!(matches!(error, DockerError::Workdir { .. }), "{error}");
+                }
+            }
+        }
+        engine.remove_image(&tag).await.unwrap();
+    }
+}
+
 fn context(files: &[(&str, &str)]) -> Bytes {
     let mut builder = tar::Builder::new(Vec::new());
     for (path, text) in files {

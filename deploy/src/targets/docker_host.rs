@@ -190,6 +190,7 @@ fn refusal(error: DockerError) -> TargetError {
         DockerError::NotFound(_)
         | DockerError::Conflict(_)
         | DockerError::Refused { .. }
+        | DockerError::Workdir { .. }
         | DockerError::Failed { .. } => TargetError::Refused(error.to_string()),
         _ => TargetError::Unknown(error.to_string()),
     }

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use slipway_core::build::Need;
 use slipway_core::id::{BuildId, RepoId, StageId};
-use slipway_core::pipeline::{EnvValue, PlannedStage, Sandbox};
+use slipway_core::pipeline::{PlannedStage, Sandbox};
+use slipway_core::trigger::outside;
 use slipway_proto::v1;
 use slipway_store::{BuildRow, LayerRow, StageRow, StoreError};
 
@@ -20,9 +21,9 @@ pub enum AssignError {
     /// A secret is not there.
     #[error("secret `{0}` is not set for this repository")]
     MissingSecret(String),
-    /// Code from outside may not execute it.
-    #[error("{0}")]
-    Outside(&'static str),
+    /// It is code from outside, and such code does not get what the stage needs.
+    #[error("code_from_outside: the stage is not executed, because {0}")]
+    Withheld(&'static str),
     /// A secret does not open.
     #[error(transparent)]
     Seal(#[from] SealError),
@@ -48,8 +49,8 @@ pub async fn assign_stage(
         serde_json::from_str(&row.spec).map_err(|e| StoreError::Corrupt(format!("spec: {e}")))?;
     if build.trust != "trusted" {
         // Such stages are skipped when planned; this is the second lock.
-        if let Some(why) = planned.spec.refused_to_outside() {
-            return Err(AssignError::Outside(why));
+        if let Some(why) = outside::withheld(&planned.spec) {
+            return Err(AssignError::Withheld(why));
         }
         planned.spec.sandbox = Sandbox::Strict;
     }
@@ -179,19 +180,7 @@ async fn secrets(
     build: &BuildRow,
     planned: &PlannedStage,
 ) -> Result<HashMap<String, String>, AssignError> {
-    let services = planned.spec.services.iter();
-    let build_secrets = planned.spec.build.iter().flat_map(|b| b.secrets.values());
-    let mut names: BTreeSet<&str> = planned
-        .spec
-        .environment
-        .values()
-        .chain(services.flat_map(|s| s.environment.values()))
-        .filter_map(|value| match value {
-            EnvValue::FromSecret(name) => Some(name.as_str()),
-            EnvValue::Plain(_) => None,
-        })
-        .collect();
-    names.extend(build_secrets.map(String::as_str));
+    let names: BTreeSet<&str> = planned.spec.secrets().collect();
     let mut secrets = HashMap::new();
     let repo: RepoId = build.repo_id.parse().map_err(|_| AssignError::Gone)?;
     for name in names {

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde_json::json;
 use slipway_core::build::{BuildStatus, StageState, advance};
 use slipway_core::id::{BuildId, DeliveryId, RepoId};
-use slipway_core::pipeline::{self, Facts, Outcome, Plan, PlannedStage};
+use slipway_core::pipeline::{self, Facts, Group, Outcome, Plan, PlannedStage};
 use slipway_core::time::Timestamp;
+use slipway_core::trigger::outside;
 use slipway_store::{Created, NewBuild, NewStage, RepositoryRow, StoreError};
 
 use crate::source::Commit;
@@ -192,7 +193,7 @@ fn lane(new: &NewBuild, plan: &Plan, cause: &Cause, default_branch: &str) -> Opt
 
 fn fill(app: &App, new: &mut NewBuild, plan: Plan, cause: &Cause, default_branch: &str) {
     new.lane = lane(new, &plan, cause, default_branch);
-    new.group = plan.group.as_ref().map(|g| (g.name.clone(), g.limit));
+    new.group = group(plan.group.as_ref(), cause);
     new.variables = json!(plan.variables);
     // A fork's file decides nothing about deployments.
     new.deploy = plan
@@ -200,7 +201,7 @@ fn fill(app: &App, new: &mut NewBuild, plan: Plan, cause: &Cause, default_branch
         .as_ref()
         .filter(|_| !cause.untrusted)
         .map(|deploy| json!(deploy).to_string());
-    let views: Vec<_> = plan.stages.iter().map(view).collect();
+    let views: Vec<_> = plan.stages.iter().map(view(cause)).collect();
     let (moved, status) = advance(&views);
     new.status = status;
     let now = app.clock.now();
@@ -215,7 +216,7 @@ fn fill(app: &App, new: &mut NewBuild, plan: Plan, cause: &Cause, default_branch
                     (StageState::Skipped, Some(why.clone()))
                 }
                 None if view.state == StageState::Skipped => {
-                    (StageState::Skipped, stage.skipped.clone())
+                    (StageState::Skipped, skip_reason(&stage, cause.untrusted))
                 }
                 None => (view.state, None),
             };
@@ -224,10 +225,28 @@ fn fill(app: &App, new: &mut NewBuild, plan: Plan, cause: &Cause, default_branch
         .collect();
 }
 
-fn view(stage: &PlannedStage) -> slipway_core::build::StageView {
-    slipway_core::build::StageView {
+/// Why a stage is not executed at all in this build.
+pub(super) fn skip_reason(stage: &PlannedStage, untrusted: bool) -> Option<String> {
+    match &stage.skipped {
+        Some(why) => Some(why.clone()),
+        None if untrusted => outside::withheld(&stage.spec).map(str::to_owned),
+        None => None,
+    }
+}
+
+/// A group with its limit, as the store keeps it.
+fn group(group: Option<&Group>, cause: &Cause) -> Option<(String, u32)> {
+    let group = match group {
+        Some(group) if cause.untrusted => outside::group(&cause.ref_name, group),
+        other => other?.clone(),
+    };
+    Some((group.name, group.limit))
+}
+
+fn view(cause: &Cause) -> impl Fn(&PlannedStage) -> slipway_core::build::StageView + '_ {
+    move |stage| slipway_core::build::StageView {
         name: stage.name.clone(),
-        state: if stage.skipped.is_some() {
+        state: if skip_reason(stage, cause.untrusted).is_some() {
             StageState::Skipped
         } else {
             StageState::Waiting
@@ -266,9 +285,13 @@ fn new_stage(
         runs_on,
         failure_ignored: stage.failure_ignored,
         at_most_once: stage.at_most_once,
-        priority: stage.priority.unwrap_or(usual),
+        priority: if cause.untrusted {
+            outside::priority(stage.priority, usual)
+        } else {
+            stage.priority.unwrap_or(usual)
+        },
         labels: json!(stage.labels).to_string(),
-        group: stage.group.as_ref().map(|g| (g.name.clone(), g.limit)),
+        group: group(stage.group.as_ref(), cause),
         timeout_ms: stage.spec.timeout_ms,
         state,
         reason,

@@ -5,8 +5,10 @@ use std::collections::BTreeSet;
 
 use slipway_core::build::{Need, StageState};
 use slipway_core::id::{BuildId, StageId};
+use slipway_core::pipeline::PlannedStage;
 use slipway_store::{StageRow, StoreError};
 
+use super::plan_build::skip_reason;
 use crate::state::App;
 
 /// Why a build cannot be executed again.
@@ -41,13 +43,30 @@ pub async fn rerun_build(app: &App, build: &BuildId, failed_only: bool) -> Resul
     } else {
         stages.iter().map(|s| s.stage_id.clone()).collect()
     };
-    let again: Vec<StageId> = again.iter().filter_map(|id| id.parse().ok()).collect();
+    let untrusted = row.trust != "trusted";
+    let again: Vec<StageId> = stages
+        .iter()
+        .filter(|stage| again.contains(&stage.stage_id) && !left_out(stage, untrusted))
+        .filter_map(|stage| stage.stage_id.parse().ok())
+        .collect();
     if again.is_empty() {
         return Err(RerunError::NothingFailed);
     }
     let change = app.db.rerun_stages(build, again, app.clock.now()).await?;
     app.build_changed(&change).await;
     Ok(())
+}
+
+/// Skipped for what it is, not for what happened: a condition that does not hold, or code from outside.
+/// Executing the build again changes neither.
+fn left_out(stage: &StageRow, untrusted: bool) -> bool {
+    match serde_json::from_str::<PlannedStage>(&stage.spec) {
+        Ok(planned) => skip_reason(&planned, untrusted).is_some(),
+        Err(error) => {
+            tracing::error!(%error, stage = %stage.stage_id, "a stage's spec cannot be read");
+            true
+        }
+    }
 }
 
 fn failed_and_dependants(stages: &[StageRow]) -> BTreeSet<String> {

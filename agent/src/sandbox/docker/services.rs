@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use slipway_core::pipeline::{Sandbox as Profile, ServiceSpec};
-use slipway_docker::{ContainerSpec, ContainerState, LogDriver, NetworkSpec};
+use slipway_docker::{ContainerSpec, ContainerState, DockerError, LogDriver, NetworkSpec};
 
 use super::{DockerSandbox, failed, name};
 use crate::sandbox::{SandboxError, StageRun};
@@ -46,7 +46,14 @@ impl DockerSandbox {
             },
             ..ContainerSpec::default()
         };
-        let id = self.engine.create_container(&spec).await.map_err(failed)?;
+        let created = self.engine.create_container(&spec).await;
+        let id = created.map_err(|error| match error {
+            DockerError::Workdir { .. } => SandboxError::ServiceWorkdir {
+                name: service.name.clone(),
+                reason: error.to_string(),
+            },
+            other => failed(other),
+        })?;
         self.check_confined(&id, &spec).await?;
         self.engine.start_container(&id).await.map_err(failed)?;
         match &service.ready {

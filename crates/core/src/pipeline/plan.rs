@@ -123,26 +123,17 @@ pub struct StageSpec {
 }
 
 impl StageSpec {
-    /// Whether the stage is given a secret.
-    #[must_use]
-    pub fn holds_secret(&self) -> bool {
-        let services = self.services.iter().flat_map(|s| s.environment.values());
-        let mut values = self.environment.values().chain(services);
-        values.any(|value| matches!(value, EnvValue::FromSecret(_)))
-            || self.build.as_ref().is_some_and(|b| !b.secrets.is_empty())
-    }
-
-    /// Why code from outside (a fork) may not execute this stage at all.
-    #[must_use]
-    pub fn refused_to_outside(&self) -> Option<&'static str> {
-        if self.holds_secret() {
-            Some("it needs a secret, and code from outside gets none")
-        } else if self.build.is_some() {
-            // The engine's own builder is no sandbox, and what it makes would be published.
-            Some("it builds an image, which code from outside may not do")
-        } else {
-            None
-        }
+    /// Names of the secrets that it asks for, by whatever key; a name may come twice.
+    pub fn secrets(&self) -> impl Iterator<Item = &str> {
+        let services = self.services.iter();
+        let variables = self.environment.values();
+        let variables = variables.chain(services.flat_map(|s| s.environment.values()));
+        let asked = variables.filter_map(|value| match value {
+            EnvValue::FromSecret(name) => Some(name),
+            EnvValue::Plain(_) => None,
+        });
+        let build = self.build.iter().flat_map(|build| build.secrets.values());
+        asked.chain(build).map(String::as_str)
     }
 }
 

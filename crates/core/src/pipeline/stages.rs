@@ -194,8 +194,7 @@ fn stage(
     };
     let Decision { skipped, runs_on } = condition::decide(keys.get("when"), &scope, out);
     let spec = spec::stage(key, keys, name, &scope, out);
-    let refused = spec.refused_to_outside().filter(|_| shared.facts.untrusted);
-    let skipped = skipped.or_else(|| refused.map(str::to_owned));
+    let holds_secret = spec.secrets().next().is_some();
     let idempotent = keys
         .get("idempotent")
         .and_then(Node::boolean)
@@ -217,7 +216,7 @@ fn stage(
         runs_on,
         skipped,
         failure_ignored: keys.text("failure") == Some("ignore"),
-        at_most_once: spec.holds_secret() && !idempotent,
+        at_most_once: holds_secret && !idempotent,
         priority: keys
             .get("priority")
             .and_then(Node::int)

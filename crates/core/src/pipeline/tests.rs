@@ -364,6 +364,27 @@ fn hostile_h038_variables_are_plain_and_bounded() {
 }
 
 #[test]
+fn hostile_h037_no_key_names_a_working_directory() {
+    for key in ["working_directory", "working-directory", "workdir"] {
+        for folder in [
+            "/proc/self/fd/8",
+            "/proc/1/root",
+            "../../..",
+            "sub",
+            "a\\0b",
+        ] {
+            let found = mistakes(&with_stage(&format!("    {key}: \"{folder}\"\n")));
+            assert_eq!(found.len(), 1, "{found:#?}");
+            assert_eq!((found[0].code.as_str(), found[0].at.line), ("SLP0107", 6));
+            let way_out = format!("{found:?}");
+            assert!(way_out.contains("`cd <folder>`"), "{way_out}");
+        }
+    }
+    let service = "    services: {db: {image: \"x:1\", working_dir: /proc/self/fd/8}}\n";
+    assert_eq!(codes(&with_stage(service))[0].0, "SLP0107");
+}
+
+#[test]
 fn hostile_h100_deploy_steps_outside_their_range_are_refused() {
     for steps in [
         "[]",
@@ -389,36 +410,6 @@ fn a_fork_gets_the_strict_sandbox_whatever_its_file_says() {
     };
     let text = with_stage("    sandbox: trusted\n");
     assert_eq!(built(&text, &fork).stages[0].spec.sandbox, Sandbox::Strict);
-}
-
-#[test]
-fn hostile_h042_a_fork_executes_nothing_that_holds_a_secret_or_publishes() {
-    let fork = Facts {
-        untrusted: true,
-        ..push()
-    };
-    let secret = "    environment:\n      TOKEN: { from_secret: token }\n";
-    let beside = "    services:\n      db:\n        image: db:1\n        environment:\n          TOKEN: { from_secret: token }\n";
-    for keys in [secret, beside] {
-        let text = with_stage(keys);
-        let stage = |facts: &Facts| built(&text, facts).stages[0].clone();
-        assert_eq!(stage(&push()).skipped, None);
-        let why = stage(&fork).skipped.unwrap_or_default();
-        assert!(why.contains("gets none"), "{keys}: {why}");
-    }
-    let of = |facts: &Facts| built(FULL, facts).stages;
-    let images = of(&fork).into_iter().filter(|s| s.spec.build.is_some());
-    let mut count = 0;
-    for image in images {
-        count += 1;
-        assert!(image.skipped.is_some(), "{} would be published", image.name);
-    }
-    assert!(count > 0, "the sample builds an image");
-    assert!(
-        of(&push())
-            .iter()
-            .any(|s| s.spec.build.is_some() && s.skipped.is_none())
-    );
 }
 
 #[test]

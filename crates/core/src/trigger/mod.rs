@@ -2,3 +2,4 @@
 
 pub mod cron;
 pub mod latest;
+pub mod outside;

@@ -82,11 +82,12 @@ async fn send(app: &Arc<App>, a: Assignment, secret: String) {
                 tracing::info!(agent = %a.agent, stage = %a.stage, "the agent is gone");
             }
         }
-        Err(AssignError::MissingSecret(name)) => {
-            let detail = format!("secret `{name}` is not set for this repository");
-            fail(app, &a, "missing_secret", detail).await;
+        Err(error @ AssignError::MissingSecret(_)) => {
+            fail(app, &a, "missing_secret", error.to_string()).await;
         }
-        Err(AssignError::Outside(why)) => fail(app, &a, "untrusted", why.to_owned()).await,
+        Err(error @ AssignError::Withheld(_)) => {
+            fail(app, &a, "code_from_outside", error.to_string()).await;
+        }
         Err(error) => {
             tracing::error!(%error, stage = %a.stage, "an assignment cannot be put together");
         }

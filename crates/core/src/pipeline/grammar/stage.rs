@@ -286,6 +286,9 @@ const STAGE_FOREIGN: &[(&str, &str)] = &[
         "interruptible",
         "write `concurrency: {cancel_superseded: true}`",
     ),
+    ("working_directory", "begin `commands` with `cd <folder>`"),
+    ("working-directory", "begin `commands` with `cd <folder>`"),
+    ("workdir", "begin `commands` with `cd <folder>`"),
     ("privileged", "no stage is privileged; see `sandbox`"),
     ("uses", "there are no plugins: use `image` and `commands`"),
     (
