@@ -74,6 +74,9 @@ pub(crate) struct Coordinator {
     pub(crate) new_work: Notify,
     /// Ticks of the last good heartbeat of the locks.
     pub(crate) last_heartbeat_ms: AtomicI64,
+    /// Held from looking at a question until its answer is recorded, so that of answers that come at
+    /// once each one sees those before it.
+    pub(crate) answering: tokio::sync::Mutex<()>,
     nudges: Mutex<BTreeMap<String, Arc<Notify>>>,
 }
 
@@ -159,6 +162,7 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
         owner,
         shutdown: work.clone(),
         new_work: Notify::new(),
+        answering: tokio::sync::Mutex::default(),
         nudges: Mutex::default(),
     });
     let listener = listen(&config, parts.listener.as_deref()).await?;

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use slipway_core::address::AddressPolicy;
 use slipway_core::id::TokenId;
 use slipway_daemon::listen::{self, Limits};
-use slipway_daemon::{Clock, Health, Rng, Shutdown};
+use slipway_daemon::{Clock, Health, Resolver, Rng, Shutdown};
 use slipway_objects::{Folder, ObjectStore, S3, S3Settings};
 use slipway_store::{Db, Settings as DbSettings};
 use tokio::net::TcpListener;
@@ -16,7 +17,7 @@ use crate::config::Config;
 use crate::intake;
 use crate::loops;
 use crate::seal::Seal;
-use crate::source::{AddressPolicy, GitSource};
+use crate::source::GitSource;
 use crate::state::{App, Parts};
 use crate::token::{self, Kind};
 
@@ -108,7 +109,11 @@ pub async fn parts(config: &Config, db: Db) -> anyhow::Result<Parts> {
         settings: config.settings()?,
         db,
         objects,
-        source: Arc::new(GitSource::new(config.data_dir.join("mirrors"), policy)),
+        source: Arc::new(GitSource::new(
+            config.data_dir.join("mirrors"),
+            policy,
+            Resolver::system(),
+        )),
         seal: Seal::open_or_create(&key_file, &rng)?,
         clock: Clock::system(),
         rng,

@@ -2,6 +2,7 @@
 //!
 //! A row of the catalogue is one named test; rows that need no process are pinned beside their parser.
 
+mod addresses;
 mod forks;
 mod rest;
 mod roles;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use slipway_core::digest::Digest;
+use slipway_daemon::Resolver;
 use slipway_proto::v1;
 
 use super::{Attempt, Ending, Shared};
@@ -82,6 +83,7 @@ async fn fetched(
         ref_name: &source.ref_name,
         depth: source.depth,
         allowed: &shared.allowed,
+        resolver: &Resolver::system(),
     };
     let epoch = attempt.assign.source_date_epoch;
     let root = match checkout(&dir, &wanted).await {

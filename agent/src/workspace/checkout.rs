@@ -5,6 +5,8 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use slipway_core::address::{AddressPolicy, InvalidAddress};
+use slipway_daemon::Resolver;
 use tokio::process::Command;
 
 /// Longest fetch.
@@ -16,9 +18,9 @@ pub enum CheckoutError {
     /// The repository does not have it (any more); no other is taken instead.
     #[error("commit_gone: the repository does not have commit {0}")]
     CommitGone(String),
-    /// The address is neither https nor ssh nor on the administrator's list.
-    #[error("the repository address is not allowed on this agent")]
-    NotAllowed,
+    /// The address is neither https nor ssh nor on the administrator's list, or leads inside.
+    #[error("the repository address is not allowed on this agent: {0}")]
+    NotAllowed(#[from] InvalidAddress),
     /// git failed.
     #[error("the repository cannot be fetched: {0}")]
     Failed(String),
@@ -37,6 +39,8 @@ pub struct Wanted<'a> {
     pub depth: u32,
     /// Addresses allowed besides https and ssh.
     pub allowed: &'a [String],
+    /// Who knows the host's addresses.
+    pub resolver: &'a Resolver,
 }
 
 /// Lays the commit's files out in `dir`, which must be fresh.
@@ -44,21 +48,20 @@ pub struct Wanted<'a> {
 /// # Errors
 /// Why not.
 pub async fn checkout(dir: &Path, wanted: &Wanted<'_>) -> Result<(), CheckoutError> {
-    if !is_allowed(wanted.url, wanted.allowed) {
-        return Err(CheckoutError::NotAllowed);
-    }
+    let settings = settings(wanted).await?;
     let hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
     if !matches!(wanted.sha.len(), 40 | 64) || !wanted.sha.bytes().all(hex) {
         return Err(CheckoutError::CommitGone("(not an id)".to_owned()));
     }
-    git(dir, &["init", "--quiet", "."]).await?;
+    let git = async |args: &[&str]| git(dir, &settings, args).await;
+    git(&["init", "--quiet", "."]).await?;
     let depth = format!("--depth={}", wanted.depth);
     let mut by_id = vec!["fetch", "--quiet", "--no-tags"];
     if wanted.depth > 0 {
         by_id.push(&depth);
     }
     by_id.extend(["--end-of-options", wanted.url, wanted.sha]);
-    if git(dir, &by_id).await.is_err() {
+    if git(&by_id).await.is_err() {
         // Not every host gives out a commit by its id: then with its ref, whole.
         let refspec = format!("+{}:refs/slipway/incoming", wanted.ref_name);
         let with_ref = [
@@ -69,28 +72,35 @@ pub async fn checkout(dir: &Path, wanted: &Wanted<'_>) -> Result<(), CheckoutErr
             wanted.url,
             &refspec,
         ];
-        git(dir, &with_ref).await?;
+        git(&with_ref).await?;
     }
     let commit = format!("{}^{{commit}}", wanted.sha);
-    if git(dir, &["cat-file", "-e", &commit]).await.is_err() {
+    if git(&["cat-file", "-e", &commit]).await.is_err() {
         return Err(CheckoutError::CommitGone(wanted.sha.to_owned()));
     }
-    git(dir, &["checkout", "--quiet", "--detach", wanted.sha]).await?;
+    git(&["checkout", "--quiet", "--detach", wanted.sha]).await?;
     tokio::fs::remove_dir_all(dir.join(".git"))
         .await
         .map_err(|e| CheckoutError::Failed(e.to_string()))
 }
 
-fn is_allowed(url: &str, allowed: &[String]) -> bool {
-    let plain = !url.starts_with('-') && !url.chars().any(|c| c.is_control() || c.is_whitespace());
-    let secure = url.starts_with("https://") || url.starts_with("ssh://");
-    let listed = allowed.iter().any(|prefix| {
-        !prefix.is_empty() && url.starts_with(prefix.as_str()) && !url.contains("..")
-    });
-    plain && (secure || listed)
+/// The address is checked here as well: an agent believes no dispatcher about its own network.
+async fn settings(wanted: &Wanted<'_>) -> Result<Vec<String>, CheckoutError> {
+    let policy = AddressPolicy {
+        allowed_prefixes: wanted.allowed.to_vec(),
+    };
+    let target = policy.check(wanted.url)?;
+    let found = match target.host() {
+        None => Vec::new(),
+        Some((name, port)) => {
+            let found = wanted.resolver.addresses(name, port).await;
+            found.map_err(|_| InvalidAddress::Unknown)?
+        }
+    };
+    Ok(target.pinned(&found)?)
 }
 
-async fn git(dir: &Path, args: &[&str]) -> Result<(), CheckoutError> {
+async fn git(dir: &Path, settings: &[String], args: &[&str]) -> Result<(), CheckoutError> {
     let mut command = Command::new("git");
     for setting in [
         "protocol.allow=never",
@@ -116,6 +126,9 @@ async fn git(dir: &Path, args: &[&str]) -> Result<(), CheckoutError> {
         "init.defaultBranch=slipway",
         "safe.directory=*",
     ] {
+        command.args(["-c", setting]);
+    }
+    for setting in settings {
         command.args(["-c", setting]);
     }
     command
@@ -194,6 +207,7 @@ mod tests {
             ref_name: "refs/heads/main",
             depth: 1,
             allowed: std::slice::from_ref(&url),
+            resolver: &Resolver::system(),
         };
         checkout(target.path(), &wanted).await.unwrap();
         assert_eq!(
@@ -216,19 +230,13 @@ mod tests {
             ref_name: "refs/heads/main",
             depth: 1,
             allowed: std::slice::from_ref(&url),
+            resolver: &Resolver::system(),
         };
         let got = checkout(target.path(), &wanted).await;
         assert_eq!(got, Err(CheckoutError::CommitGone(missing.clone())));
         wanted.allowed = &[];
         let got = checkout(target.path(), &wanted).await;
-        assert_eq!(got, Err(CheckoutError::NotAllowed));
-        for address in [
-            "--upload-pack=x",
-            "ext::sh -c x",
-            "https://a b/",
-            "http://h/x",
-        ] {
-            assert!(!is_allowed(address, &[]), "{address}");
-        }
+        let refused = CheckoutError::NotAllowed(InvalidAddress::Scheme);
+        assert_eq!(got, Err(refused));
     }
 }

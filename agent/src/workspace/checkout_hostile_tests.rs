@@ -54,6 +54,7 @@ impl Hostile {
             ref_name,
             depth: 1,
             allowed: std::slice::from_ref(&self.url),
+            resolver: &Resolver::system(),
         };
         let got = checkout(self.target.path(), &wanted).await;
         for folder in [&self.source, &self.target] {
@@ -203,4 +204,45 @@ async fn hostile_h025_filters_are_not_executed_and_a_large_pointer_stays_a_point
     assert_eq!(got.await, Ok(Ok(())), "no other server was asked");
     assert_eq!(hostile.file("big.bin"), pointer);
     assert_eq!(hostile.file("run.evil"), "text");
+}
+
+#[tokio::test]
+async fn hostile_h016_h017_h023_an_agent_checks_the_address_by_itself() {
+    let inside = vec!["140.82.121.3".parse().unwrap(), "10.0.0.1".parse().unwrap()];
+    let names = [("git.example".to_owned(), inside)];
+    let resolver = Resolver::fixed(names.into_iter().collect());
+    for (url, why) in [
+        ("ext::sh -c touch% pwned", InvalidAddress::Characters),
+        ("ext::sh", InvalidAddress::Scheme),
+        (
+            "--upload-pack=touch pwned;git-upload-pack",
+            InvalidAddress::Characters,
+        ),
+        ("--upload-pack=x", InvalidAddress::Option),
+        ("ssh://-oProxyCommand=x@h.example/x", InvalidAddress::Option),
+        ("https://u:p@git.example/x", InvalidAddress::Credentials),
+        ("https://git.example:22/x", InvalidAddress::Port),
+        (
+            "https://[::ffff:169.254.169.254]/x",
+            InvalidAddress::Internal,
+        ),
+        ("https://0x7f.1/x", InvalidAddress::Internal),
+        ("https://git.example/x", InvalidAddress::Internal),
+        ("ssh://git@git.example/x", InvalidAddress::Internal),
+        ("https://other.example/x", InvalidAddress::Unknown),
+    ] {
+        let target = tempfile::tempdir().unwrap();
+        let wanted = Wanted {
+            url,
+            sha: &"1".repeat(40),
+            ref_name: "refs/heads/main",
+            depth: 1,
+            allowed: &[],
+            resolver: &resolver,
+        };
+        let got = checkout(target.path(), &wanted).await;
+        assert_eq!(got, Err(CheckoutError::NotAllowed(why)), "{url}");
+        let left = std::fs::read_dir(target.path()).unwrap().count();
+        assert_eq!(left, 0, "git was not even started");
+    }
 }

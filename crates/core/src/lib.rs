@@ -8,6 +8,7 @@
 //! and a **machine** with `handle(now, event)`, `poll() -> Option<Action>`, `deadline()`.
 
 pub mod access;
+pub mod address;
 pub mod build;
 pub mod cache;
 pub mod digest;

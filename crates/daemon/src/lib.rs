@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod health;
 pub mod listen;
+pub mod resolver;
 pub mod rng;
 pub mod shutdown;
 pub mod spawn;
@@ -17,6 +18,7 @@ pub mod telemetry;
 
 pub use clock::Clock;
 pub use health::Health;
+pub use resolver::Resolver;
 pub use rng::Rng;
 pub use shutdown::Shutdown;
 pub use spawn::spawn;

@@ -317,17 +317,18 @@ impl Db {
         self.rows(sql!("approvals/of_deployment"), args![id]).await
     }
 
-    /// Records a decision. `status` is what the rollout's approval is from now on.
+    /// Records a decision. `status` is what the rollout's approval is from now on; false, and
+    /// nothing changed, when this person had said the same about this plan already.
     ///
     /// # Errors
-    /// When it cannot be made durable, or the rollout ended meanwhile.
+    /// When it cannot be made durable, or the rollout asks for nothing any more.
     pub async fn record_approval(
         &self,
         id: &str,
         approval: ApprovalRow,
         status: &str,
         audit: AuditEntry,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let (id, status) = (id.to_owned(), status.to_owned());
         self.write(move |tx| {
             Box::pin(async move {
@@ -343,12 +344,15 @@ impl Db {
                     approval.rule_version,
                     approval.decided_at
                 ];
-                tx.execute(sql!("approvals/put"), put).await?;
+                if tx.execute(sql!("approvals/put"), put).await? != 1 {
+                    return Ok(false);
+                }
                 let set = args![&id, status, approval.approver_id, approval.decided_at];
                 if tx.execute(sql!("deployments/set_approval"), set).await? != 1 {
-                    return Err(StoreError::Conflict("the deployment has ended".to_owned()));
+                    let text = "the deployment asks for no approval any more";
+                    return Err(StoreError::Conflict(text.to_owned()));
                 }
-                audit.append(tx).await
+                audit.append(tx).await.map(|()| true)
             })
         })
         .await

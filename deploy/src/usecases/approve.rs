@@ -1,8 +1,10 @@
 //! A person's yes or no. Who it is comes from the token; names in the message are only compared.
 
-use slipway_core::access::{ApprovalRule, Caller, Deed, RULE_VERSION, Refusal, may_approve};
+use slipway_core::access::{
+    ApprovalRule, Caller, Deed, Judgement, RULE_VERSION, Refusal, may_approve,
+};
 use slipway_core::rollout::RolloutPlan;
-use slipway_store::{ApprovalRow, RolloutRow};
+use slipway_store::{ApprovalRow, RolloutRow, StoreError};
 
 use super::Refused;
 use crate::run::Coordinator;
@@ -31,6 +33,7 @@ pub(crate) async fn approve(
     plan_hash: &str,
 ) -> Result<Answered, Refused> {
     has_the_right(caller)?;
+    let _one_at_a_time = coordinator.answering.lock().await;
     let (row, plan) = pending(coordinator, id).await?;
     let approver = approver(caller, approver_id)?;
     if !plan_hash.is_empty() && plan_hash != row.plan_hash {
@@ -49,6 +52,7 @@ pub(crate) async fn approve(
         };
         may_approve(rule, &named, &plan.initiators)?;
     }
+    still_asked(coordinator, &row, &plan).await?;
     record(coordinator, caller, &row, rule, &approver, "approved", "").await?;
     let row = coordinator
         .db
@@ -71,6 +75,7 @@ pub(crate) async fn reject(
 ) -> Result<RolloutRow, Refused> {
     has_the_right(caller)?;
     super::steer::reason_is_given(reason)?;
+    let _one_at_a_time = coordinator.answering.lock().await;
     let (row, plan) = pending(coordinator, id).await?;
     let Some(rule) = &plan.approval else {
         return Err(nothing_pending(&row));
@@ -128,6 +133,29 @@ async fn pending(
     Ok((row, plan))
 }
 
+/// A question that was answered, or that nobody answered in time, takes no further yes: the driver
+/// only has not come by yet.
+async fn still_asked(
+    coordinator: &Coordinator,
+    row: &RolloutRow,
+    plan: &RolloutPlan,
+) -> Result<(), Refused> {
+    let (why, text) = match coordinator.judge_approvals(row, plan).await? {
+        Judgement::Pending { .. } => return Ok(()),
+        Judgement::NotNeeded => return Err(nothing_pending(row)),
+        Judgement::Granted { by } => {
+            let by = by.join(", ");
+            ("already_approved", format!("{by} approved it already"))
+        }
+        Judgement::Rejected { by } => ("already_rejected", format!("{by} rejected it already")),
+        Judgement::Expired => {
+            let text = "nobody approved in time; start the deployment again";
+            ("approval_expired", text.to_owned())
+        }
+    };
+    Err(Refused::State(why, text))
+}
+
 fn nothing_pending(row: &RolloutRow) -> Refused {
     let text = format!(
         "the deployment is in phase {}, no approval is pending",
@@ -171,9 +199,18 @@ async fn record(
         &row.deployment_id,
         detail,
     );
-    coordinator
+    let recorded = coordinator
         .db
         .record_approval(&row.deployment_id, approval, decision, audit)
-        .await?;
-    Ok(())
+        .await;
+    match recorded {
+        Ok(true) => Ok(()),
+        Ok(false) => {
+            let text = format!("`{approver}` has said so about this plan already");
+            Err(Refused::State("already_answered", text))
+        }
+        // It moved on between the look and the write.
+        Err(StoreError::Conflict(text)) => Err(Refused::State("nothing_pending", text)),
+        Err(error) => Err(error.into()),
+    }
 }

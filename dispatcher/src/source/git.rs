@@ -11,8 +11,10 @@ use async_trait::async_trait;
 use tokio::process::Command;
 use tokio::sync::{Mutex, Semaphore};
 
-use super::{AddressPolicy, Commit, Source, SourceError, Wanted};
+use super::{Commit, Source, SourceError, Wanted};
+use slipway_core::address::{AddressPolicy, InvalidAddress};
 use slipway_core::pipeline::FILE_MAX;
+use slipway_daemon::Resolver;
 
 /// The file, and the folder with one pipeline per file.
 const FILE: &str = ".slipway.yml";
@@ -34,6 +36,7 @@ const FILES_MAX: usize = 200_000;
 pub struct GitSource {
     root: PathBuf,
     policy: AddressPolicy,
+    resolver: Resolver,
     fetches: Arc<Semaphore>,
     /// One fetch per mirror at a time.
     locks: Mutex<BTreeMap<String, Arc<Mutex<()>>>>,
@@ -42,10 +45,11 @@ pub struct GitSource {
 impl GitSource {
     /// Mirrors live below `root`.
     #[must_use]
-    pub fn new(root: PathBuf, policy: AddressPolicy) -> Self {
+    pub fn new(root: PathBuf, policy: AddressPolicy, resolver: Resolver) -> Self {
         Self {
             root,
             policy,
+            resolver,
             fetches: Arc::new(Semaphore::new(FETCHES)),
             locks: Mutex::default(),
         }
@@ -55,10 +59,21 @@ impl GitSource {
         self.root.join(format!("{repo_id}.git"))
     }
 
-    fn check(&self, address: &str) -> Result<(), SourceError> {
-        self.policy
-            .check(address)
-            .map_err(|e| SourceError::Unavailable(e.to_string()))
+    /// Looks the address's host up, once, and checks everything that it leads to.
+    async fn remote(&self, url: &str) -> Result<Remote, SourceError> {
+        let refused = |e: InvalidAddress| SourceError::Unavailable(e.to_string());
+        let target = self.policy.check(url).map_err(refused)?;
+        let found = match target.host() {
+            None => Vec::new(),
+            Some((name, port)) => {
+                let found = self.resolver.addresses(name, port).await;
+                found.map_err(|_| refused(InvalidAddress::Unknown))?
+            }
+        };
+        Ok(Remote {
+            url: url.to_owned(),
+            settings: target.pinned(&found).map_err(refused)?,
+        })
     }
 
     async fn ensure_mirror(&self, repo_id: &str) -> Result<PathBuf, SourceError> {
@@ -82,14 +97,14 @@ impl GitSource {
         if has(mirror, &wanted.sha).await {
             return Ok(());
         }
-        self.check(&wanted.repo_url)?;
+        let remote = self.remote(&wanted.repo_url).await?;
         let _permit = self.fetches.acquire().await;
-        let by_id = fetch(mirror, &wanted.repo_url, &wanted.sha, true).await;
+        let by_id = fetch(mirror, &remote, &wanted.sha, true).await;
         if by_id.is_ok() && has(mirror, &wanted.sha).await {
             return Ok(());
         }
         let refspec = format!("+{}:refs/slipway/incoming", wanted.ref_name);
-        match fetch(mirror, &wanted.repo_url, &refspec, false).await {
+        match fetch(mirror, &remote, &refspec, false).await {
             Err(SourceError::CommitGone) => Err(SourceError::CommitGone),
             Err(other) => Err(other),
             Ok(()) if has(mirror, &wanted.sha).await => Ok(()),
@@ -98,7 +113,19 @@ impl GitSource {
     }
 }
 
-async fn fetch(mirror: &Path, url: &str, what: &str, shallow: bool) -> Result<(), SourceError> {
+/// A repository whose address was checked.
+struct Remote {
+    url: String,
+    /// Under which git connects to what was checked.
+    settings: Vec<String>,
+}
+
+async fn fetch(
+    mirror: &Path,
+    remote: &Remote,
+    what: &str,
+    shallow: bool,
+) -> Result<(), SourceError> {
     let mut args = vec![
         "fetch",
         "--quiet",
@@ -109,8 +136,9 @@ async fn fetch(mirror: &Path, url: &str, what: &str, shallow: bool) -> Result<()
     if shallow {
         args.push("--depth=1");
     }
-    args.extend(["--end-of-options", url, what]);
-    git(mirror, &args, FETCH_TIMEOUT).await.map(|_| ())
+    args.extend(["--end-of-options", &remote.url, what]);
+    let fetched = git_at(mirror, &remote.settings, &args, FETCH_TIMEOUT).await;
+    fetched.map(|_| ())
 }
 
 async fn has(mirror: &Path, sha: &str) -> bool {
@@ -120,8 +148,18 @@ async fn has(mirror: &Path, sha: &str) -> bool {
         .is_ok()
 }
 
-/// Runs git; what it says on its error output decides between "gone" and "unavailable".
+/// Runs git on the mirror alone.
 async fn git(mirror: &Path, args: &[&str], limit: Duration) -> Result<Vec<u8>, SourceError> {
+    git_at(mirror, &[], args, limit).await
+}
+
+/// Runs git; what it says on its error output decides between "gone" and "unavailable".
+async fn git_at(
+    mirror: &Path,
+    settings: &[String],
+    args: &[&str],
+    limit: Duration,
+) -> Result<Vec<u8>, SourceError> {
     let mut command = Command::new("git");
     for setting in [
         "protocol.allow=never",
@@ -140,6 +178,9 @@ async fn git(mirror: &Path, args: &[&str], limit: Duration) -> Result<Vec<u8>, S
         "safe.bareRepository=all",
         "safe.directory=*",
     ] {
+        command.args(["-c", setting]);
+    }
+    for setting in settings {
         command.args(["-c", setting]);
     }
     command
@@ -227,8 +268,10 @@ impl Source for GitSource {
         }
         commit.pipelines.truncate(PIPELINES_MAX);
         if let Some(before) = &wanted.before {
-            if !has(&mirror, before).await {
-                let _best_effort = fetch(&mirror, &wanted.repo_url, before, true).await;
+            if !has(&mirror, before).await
+                && let Ok(remote) = self.remote(&wanted.repo_url).await
+            {
+                let _best_effort = fetch(&mirror, &remote, before, true).await;
             }
             commit.changed = changed(&mirror, before, &wanted.sha).await;
         }
@@ -246,7 +289,7 @@ impl Source for GitSource {
         repo_id: &str,
         repo_url: &str,
     ) -> Result<Vec<(String, String)>, SourceError> {
-        self.check(repo_url)?;
+        let remote = self.remote(repo_url).await?;
         let mirror = self.ensure_mirror(repo_id).await?;
         let _permit = self.fetches.acquire().await;
         let args = [
@@ -256,9 +299,9 @@ impl Source for GitSource {
             "--tags",
             "--refs",
             "--end-of-options",
-            repo_url,
+            &remote.url,
         ];
-        let listed = git(&mirror, &args, FETCH_TIMEOUT).await?;
+        let listed = git_at(&mirror, &remote.settings, &args, FETCH_TIMEOUT).await?;
         let text = String::from_utf8_lossy(&listed);
         Ok(text
             .lines()
@@ -273,7 +316,7 @@ impl Source for GitSource {
         let lock = self.lock(&wanted.repo_id).await;
         let _held = lock.lock().await;
         let mirror = self.ensure_mirror(&wanted.repo_id).await.ok()?;
-        self.check(&wanted.repo_url).ok()?;
+        let remote = self.remote(&wanted.repo_url).await.ok()?;
         // Ancestry needs history: what was fetched by id is one commit deep.
         let refspec = format!("+{}:refs/slipway/history", wanted.ref_name);
         let args = [
@@ -283,13 +326,12 @@ impl Source for GitSource {
             "--force",
             "--unshallow",
             "--end-of-options",
-            &wanted.repo_url,
+            &remote.url,
             &refspec,
         ];
-        if git(&mirror, &args, FETCH_TIMEOUT).await.is_err() {
-            fetch(&mirror, &wanted.repo_url, &refspec, false)
-                .await
-                .ok()?;
+        let whole = git_at(&mirror, &remote.settings, &args, FETCH_TIMEOUT).await;
+        if whole.is_err() {
+            fetch(&mirror, &remote, &refspec, false).await.ok()?;
         }
         let args = ["merge-base", "--is-ancestor", older, newer];
         match git(&mirror, &args, READ_TIMEOUT).await {

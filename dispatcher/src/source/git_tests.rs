@@ -62,7 +62,7 @@ impl Repository {
         let policy = AddressPolicy {
             allowed_prefixes: vec![self.url()],
         };
-        GitSource::new(root.to_owned(), policy)
+        GitSource::new(root.to_owned(), policy, Resolver::system())
     }
 }
 
@@ -158,7 +158,79 @@ async fn an_address_outside_the_policy_is_never_contacted() {
     let repository = Repository::new();
     repository.write(".slipway.yml", "version: 1\n");
     let sha = repository.commit("first");
-    let source = GitSource::new(mirrors.path().to_owned(), AddressPolicy::default());
+    let source = GitSource::new(
+        mirrors.path().to_owned(),
+        AddressPolicy::default(),
+        Resolver::system(),
+    );
     let got = source.commit(&repository.wanted(&sha, None)).await;
     assert!(matches!(got, Err(SourceError::Unavailable(_))), "{got:?}");
+}
+
+/// A host that counts who connects to it.
+fn listener() -> (u16, Arc<std::sync::atomic::AtomicUsize>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let count = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let seen = Arc::clone(&count);
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            seen.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            drop(connection);
+        }
+    });
+    (port, count)
+}
+
+#[tokio::test]
+async fn hostile_h023_a_public_name_that_leads_inside_is_not_contacted() {
+    let mirrors = tempfile::tempdir().unwrap();
+    let (port, seen) = listener();
+    let names = BTreeMap::from([("git.example".to_owned(), vec!["127.0.0.1".parse().unwrap()])]);
+    let source = GitSource::new(
+        mirrors.path().to_owned(),
+        AddressPolicy::default(),
+        Resolver::fixed(names),
+    );
+    for scheme in ["https://", "ssh://git@"] {
+        let url = format!("{scheme}git.example:{port}/shop.git");
+        let mut wanted = Repository::new().wanted(&"1".repeat(40), Some(&"2".repeat(40)));
+        wanted.repo_url.clone_from(&url);
+        let read = source.commit(&wanted).await.map(|_| ());
+        let listed = source.heads("r1", &url).await.map(|_| ());
+        for got in [read, listed] {
+            let Err(SourceError::Unavailable(why)) = got else {
+                panic!("{url}: {got:?}");
+            };
+            assert!(why.starts_with("target_not_allowed"), "{why}");
+        }
+        let ancestry = source.is_ancestor(&wanted, "1", "2").await;
+        assert_eq!(ancestry, None, "unknown, because nobody was asked");
+    }
+    assert_eq!(seen.load(std::sync::atomic::Ordering::SeqCst), 0);
+}
+
+/// The positive control of the pin: git goes where it is told, and asks no name server.
+#[tokio::test]
+async fn hostile_h023_git_connects_to_the_address_that_was_checked() {
+    let mirrors = tempfile::tempdir().unwrap();
+    let (port, seen) = listener();
+    let source = Repository::new().source(mirrors.path());
+    let mirror = source.ensure_mirror("r1").await.unwrap();
+    for name in ["git.example", "Git.Example"] {
+        let remote = Remote {
+            url: format!("https://{name}:{port}/shop.git"),
+            settings: vec![format!("http.curloptResolve=git.example:{port}:127.0.0.1")],
+        };
+        let before = seen.load(std::sync::atomic::Ordering::SeqCst);
+        assert!(
+            fetch(&mirror, &remote, "refs/heads/main", true)
+                .await
+                .is_err()
+        );
+        assert!(
+            seen.load(std::sync::atomic::Ordering::SeqCst) > before,
+            "{name}"
+        );
+    }
 }

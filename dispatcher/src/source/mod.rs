@@ -2,7 +2,6 @@
 //!
 //! The dispatcher reads pipeline files out of an object database; it never checks anything out.
 
-mod address;
 mod fake;
 mod git;
 
@@ -10,7 +9,6 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 
-pub use address::{AddressPolicy, InvalidAddress};
 pub use fake::FakeSource;
 pub use git::GitSource;
 

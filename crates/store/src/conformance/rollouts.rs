@@ -460,12 +460,10 @@ pub async fn an_approval_is_recorded_until_the_rollout_ends(db: Db) {
         decided_at: 1,
     };
     let entry = || audit("deployment.approve", "d1");
-    db.record_approval("d1", approval.clone(), "approved", entry())
-        .await
-        .expect("recorded");
-    db.record_approval("d1", approval.clone(), "approved", entry())
-        .await
-        .expect("again");
+    for first in [true, false] {
+        let recorded = db.record_approval("d1", approval.clone(), "approved", entry());
+        assert_eq!(recorded.await.expect("answered"), first);
+    }
     assert_eq!(
         db.approvals("d1").await.expect("readable"),
         std::slice::from_ref(&approval)
@@ -474,11 +472,13 @@ pub async fn an_approval_is_recorded_until_the_rollout_ends(db: Db) {
     let row = owned(&db, "d1", "a", 0).await;
     let end = RolloutChange::to(in_phase(&row, Phase::Failed));
     db.change_rollout(&row, end, at(1)).await.expect("ended");
-    assert!(
-        db.record_approval("d1", approval, "approved", entry())
-            .await
-            .is_err()
-    );
+    let no = ApprovalRow {
+        decision: "rejected".to_owned(),
+        ..approval.clone()
+    };
+    let late = db.record_approval("d1", no, "rejected", entry()).await;
+    assert!(matches!(late, Err(StoreError::Conflict(_))), "{late:?}");
+    assert_eq!(db.approvals("d1").await.expect("readable"), [approval]);
     assert!(!db.wish("d1", "{}", entry()).await.expect("asked"));
     assert!(
         db.rollouts_in_progress()

@@ -71,3 +71,28 @@ pub(super) fn refused(status: tonic::Status) -> Problem {
 fn is_word(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hostile_h080_a_refused_answer_is_a_conflict_with_its_reason() {
+        for reason in [
+            "already_approved",
+            "already_answered",
+            "approval_expired",
+            "approval_void",
+            "nothing_pending",
+        ] {
+            let status = tonic::Status::failed_precondition(format!("{reason}: why: how"));
+            let problem = refused(status);
+            let told = (
+                problem.status,
+                problem.code.as_str(),
+                problem.detail.as_str(),
+            );
+            assert_eq!(told, (409, reason, "why: how"));
+        }
+    }
+}

@@ -7,6 +7,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use slipway_core::access::Deed;
+use slipway_core::address::AddressPolicy;
 use slipway_core::id::{DeliveryId, HookId, RepoId};
 use slipway_store::{HookRow, RepositoryRow};
 use utoipa::ToSchema;
@@ -16,7 +17,6 @@ use super::time::shown;
 use crate::api::auth::Person;
 use crate::api::problem::Problem;
 use crate::intake::signature::Scheme;
-use crate::source::AddressPolicy;
 use crate::state::App;
 
 /// Largest secret.
