@@ -90,6 +90,10 @@ const CODES: &[(&str, &str)] = &[
         "Warning: a stage that holds a secret is executed at most once; if its agent is lost, a person decides. `idempotent: true` says that repeating is harmless.",
     ),
     ("SLP0204", "Warning: no command mentions a promised report."),
+    (
+        "SLP0205",
+        "Warning: a key that is read and checked, and that this version does not act on yet.",
+    ),
 ];
 
 /// Prints the long form.

@@ -6,6 +6,12 @@ use super::tree::Node;
 
 /// The warnings of a file.
 pub(super) fn warnings(file: &Node, plan: &Plan) -> Vec<Mistake> {
+    let mut all = not_cloned(file, plan);
+    all.extend(of_stages(file, plan));
+    all
+}
+
+fn of_stages(file: &Node, plan: &Plan) -> Vec<Mistake> {
     plan.stages
         .iter()
         .flat_map(|stage| {
@@ -21,6 +27,8 @@ pub(super) fn warnings(file: &Node, plan: &Plan) -> Vec<Mistake> {
             out.extend(trusted(stage, place("sandbox")));
             out.extend(secret_once(stage, name, place("environment")));
             out.extend(unmentioned_reports(stage, name, place("artifacts")));
+            let own = |key: &str| node.and_then(|s| s.get(key)).map(|n| n.at);
+            out.extend(without_effect(stage, own));
             out
         })
         .collect()
@@ -59,6 +67,53 @@ fn secret_once(stage: &PlannedStage, name: &str, at: At) -> Option<Mistake> {
             ))
             .fix("set `idempotent: true` if repeating it is harmless")
     })
+}
+
+fn no_effect(what: &str, at: At) -> Mistake {
+    let what = format!("{what} has no effect in this version");
+    Mistake::warning("SLP0205", at, what)
+        .because("it is read and checked, so that files need not change later")
+}
+
+/// Keys of a stage that nothing acts on yet. Silence would be worse than their absence.
+fn without_effect(stage: &PlannedStage, at: impl Fn(&str) -> Option<At>) -> Vec<Mistake> {
+    let build = stage.spec.build.as_ref();
+    let named = [
+        (!stage.spec.caches.is_empty(), "cache", "`cache`"),
+        (
+            build.is_some_and(|b| !b.secrets.is_empty()),
+            "build",
+            "`build.secrets`",
+        ),
+        (
+            build.is_some_and(|b| b.platforms.len() > 1),
+            "build",
+            "every platform of `build.platforms` but the first",
+        ),
+    ];
+    named
+        .into_iter()
+        .filter(|(written, ..)| *written)
+        .filter_map(|(_, key, what)| Some(no_effect(what, at(key)?)))
+        .collect()
+}
+
+/// The same for how the commit is fetched, which all stages share.
+fn not_cloned(file: &Node, plan: &Plan) -> Vec<Mistake> {
+    let clone = file.get("defaults").and_then(|d| d.get("clone"));
+    let (Some(clone), Some(stage)) = (clone, plan.stages.first()) else {
+        return Vec::new();
+    };
+    let asked = &stage.spec.clone;
+    let named = [
+        (asked.submodules, "submodules", "`clone.submodules`"),
+        (asked.lfs, "lfs", "`clone.lfs`"),
+    ];
+    named
+        .into_iter()
+        .filter(|(asked, ..)| *asked)
+        .filter_map(|(_, key, what)| Some(no_effect(what, clone.get(key)?.at)))
+        .collect()
 }
 
 fn unmentioned_reports(stage: &PlannedStage, name: &str, at: At) -> Vec<Mistake> {

@@ -191,7 +191,8 @@ fn a_key_under_another_name_is_one_mistake_and_not_also_a_missing_one() {
             "it is `paths` here",
         ),
     ] {
-        let found = mistakes(&text);
+        let mut found = mistakes(&text);
+        found.retain(Mistake::is_error);
         assert_eq!(found.len(), 1, "{text}: {found:#?}");
         assert_eq!(
             (found[0].code.as_str(), found[0].fix.as_deref()),
@@ -421,6 +422,29 @@ fn the_schema_knows_every_key_and_refuses_others() {
         false
     );
     assert!(value["properties"]["deploy"]["properties"]["environments"].is_object());
+}
+
+#[test]
+fn a_key_that_nothing_acts_on_yet_is_said_to_have_no_effect() {
+    let text = "version: 1\ndefaults:\n  clone: {submodules: true, lfs: false}\nstages:\n  a:\n    image: \"x:1\"\n    commands: [make]\n    cache: {key: k, paths: [target]}\n  b:\n    build:\n      tags: [\"h.example/x:1\"]\n      platforms: [linux/amd64, linux/arm64]\n";
+    let Ok(Outcome::Build(_, warnings)) = plan(text, &push()) else {
+        panic!("it is a good file");
+    };
+    let seen: Vec<(&str, u32)> = warnings
+        .iter()
+        .filter(|w| w.code == "SLP0205")
+        .map(|w| {
+            (
+                w.message.split(" has").next().unwrap_or_default(),
+                w.at.line,
+            )
+        })
+        .collect();
+    let platforms = "every platform of `build.platforms` but the first";
+    assert_eq!(
+        seen,
+        [("`clone.submodules`", 3), ("`cache`", 8), (platforms, 11)]
+    );
 }
 
 proptest! {
