@@ -1,6 +1,8 @@
 //! The shell lines of a stage as one script: the first that fails ends it, and each is announced by a
 //! line of its own, so that a reader can fold the output by command.
 
+use slipway_core::pipeline::ANNOUNCED_MAX;
+
 /// Puts the script together.
 #[must_use]
 pub(super) fn script(commands: &[String]) -> String {
@@ -8,8 +10,9 @@ pub(super) fn script(commands: &[String]) -> String {
     // other, and gives them back in another order when it is asked again.
     let mut script = String::from("exec 2>&1\nset -e\n");
     for command in commands {
-        let shown = command.lines().next().unwrap_or_default();
-        let more = if command.lines().count() > 1 {
+        let first = command.lines().next().unwrap_or_default();
+        let shown: String = first.chars().take(ANNOUNCED_MAX).collect();
+        let more = if shown.len() < command.trim_end().len() {
             " …"
         } else {
             ""
@@ -66,5 +69,16 @@ mod tests {
             (code, out.as_str()),
             (0, "$ true # $(echo injected) `echo too` '\\''\n")
         );
+    }
+
+    #[test]
+    fn a_long_line_is_announced_by_its_beginning_and_executed_whole() {
+        let long = format!("echo {} | wc -c", "x".repeat(5_000));
+        let (code, out) = sh(&[&long, "true\n"]);
+        let lines: Vec<&str> = out.lines().collect();
+        assert_eq!((code, lines.len()), (0, 3), "{out}");
+        assert_eq!(lines[0].chars().count(), 2 + ANNOUNCED_MAX + 2);
+        assert!(lines[0].ends_with("x …"));
+        assert_eq!((lines[1].trim(), lines[2]), ("5001", "$ true"));
     }
 }

@@ -37,6 +37,7 @@ pub use matrix::STAGES_MAX;
 pub use mistake::{At, Mistake, Severity};
 pub use plan::*;
 pub use schema::json_schema;
+pub use spec::ANNOUNCED_MAX;
 pub use tree::FILE_MAX;
 
 use expression::Scope;

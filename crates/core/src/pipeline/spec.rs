@@ -17,6 +17,14 @@ use super::tree::{Key, Node};
 
 /// Used when neither the stage nor the defaults say: an hour.
 const TIMEOUT_DEFAULT_MS: u64 = 60 * 60 * 1_000;
+/// Bytes of a stage's script: Linux takes 128 KiB as one argument.
+const SCRIPT_MAX: usize = 120 * 1024;
+/// Characters of a command that are announced in the log before it is executed.
+pub const ANNOUNCED_MAX: usize = 200;
+/// Longest that one character becomes when it is quoted for a shell.
+const QUOTED: usize = 4;
+/// Around an announced command.
+const ANNOUNCED_AROUND: usize = 32;
 /// An administrator's maximum: a day.
 const TIMEOUT_MAX_MS: u64 = 24 * 60 * 60 * 1_000;
 
@@ -147,7 +155,7 @@ fn commands(
                 .because("a stage executes commands, or builds an image with `build`"),
         );
     }
-    lines
+    let commands: Vec<String> = lines
         .into_iter()
         .map(|line| {
             interpolated(
@@ -158,7 +166,27 @@ fn commands(
                 out,
             )
         })
-        .collect()
+        .collect();
+    let size: usize = commands.iter().map(|command| weight(command)).sum();
+    if size > SCRIPT_MAX {
+        let what = format!("the commands of stage `{}` are too long", key.text);
+        out.push(
+            Mistake::new("SLP0106", key.at, what)
+                .because(format!(
+                    "{size} bytes as one script; at most {SCRIPT_MAX}, because a shell gets no more at once"
+                ))
+                .fix("put them into a file of the repository and execute that"),
+        );
+    }
+    commands
+}
+
+/// What a command takes in the stage's script, at most: itself, and the line that announces it with
+/// every character quoted.
+fn weight(command: &str) -> usize {
+    let shown = command.lines().next().unwrap_or_default();
+    let shown = shown.len().min(ANNOUNCED_MAX * char::MAX.len_utf8());
+    command.len() + shown * QUOTED + ANNOUNCED_AROUND
 }
 
 /// Variables with their values.

@@ -425,6 +425,21 @@ fn the_schema_knows_every_key_and_refuses_others() {
 }
 
 #[test]
+fn commands_that_no_shell_would_take_at_once_are_refused() {
+    let of = |count: usize, command: &str| {
+        let lines = format!("      - \"{command}\"\n").repeat(count);
+        format!("version: 1\nstages:\n  a:\n    image: \"x:1\"\n    commands:\n{lines}")
+    };
+    assert_eq!(
+        codes(&of(1, &"x".repeat(123_000))),
+        [("SLP0106".to_owned(), 3)]
+    );
+    assert_eq!(codes(&of(5_000, "''''")), [("SLP0106".to_owned(), 3)]);
+    assert_eq!(built(&of(1, &"x".repeat(100_000)), &push()).stages.len(), 1);
+    assert_eq!(built(&of(500, "cargo test"), &push()).stages.len(), 1);
+}
+
+#[test]
 fn a_key_that_nothing_acts_on_yet_is_said_to_have_no_effect() {
     let text = "version: 1\ndefaults:\n  clone: {submodules: true, lfs: false}\nstages:\n  a:\n    image: \"x:1\"\n    commands: [make]\n    cache: {key: k, paths: [target]}\n  b:\n    build:\n      tags: [\"h.example/x:1\"]\n      platforms: [linux/amd64, linux/arm64]\n";
     let Ok(Outcome::Build(_, warnings)) = plan(text, &push()) else {
