@@ -152,3 +152,49 @@ async fn what_is_not_there_ends_with_3_and_what_is_not_allowed_with_4() {
     assert_eq!(ran.await.unwrap(), Some(()));
     cluster.stop().await;
 }
+
+// Several threads: one waits for the command line while the others answer it.
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_h079_an_argument_that_begins_with_an_at_sign_names_no_file() {
+    let cluster = Cluster::start().await;
+    let (base, admin) = (cluster.rest.base.clone(), cluster.up.token.clone());
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("canary");
+    std::fs::write(&file, "canary-in-a-file\n").unwrap();
+    let at = format!("@{}", file.display());
+    let home = dir.path().to_owned();
+    let ran = slipway_daemon::spawn("cli", async move {
+        let ask = |args: &[&str]| {
+            let mut all = vec!["--server", &base, "--token", &admin];
+            all.extend(args);
+            let told = told(&slipway(&home, &all));
+            let said = format!("{told:?}");
+            assert!(!said.contains("canary-in-a-file"), "{args:?}: {said}");
+            told
+        };
+        for args in [
+            &["lint", &at][..],
+            &[&at],
+            &["repos", "add", &at],
+            &["repos", "hook", &at],
+            &["builds", "start", &at],
+            &["builds", "show", &at],
+            &["secret", "set", &at, "A"],
+            &["api", &at],
+        ] {
+            assert_ne!(ask(args).0, Some(0), "{args:?}");
+        }
+        // Where any text is good, it is this text.
+        let made = ask(&["token", "create", &at, "--role", "viewer"]);
+        if made.0 == Some(0) {
+            let listed = ask(&["token", "list"]);
+            assert!(listed.1.contains(&at), "{listed:?}");
+        }
+        let name = ["repos", "add", FAKE_URL, "--name", &at];
+        assert_eq!(ask(&name).0, Some(0));
+        let listed = ask(&["repos", "list"]);
+        assert!(listed.1.contains(&at), "{listed:?}");
+    });
+    assert_eq!(ran.await.unwrap(), Some(()));
+    cluster.stop().await;
+}

@@ -4,6 +4,7 @@
 
 mod addresses;
 mod forks;
+mod names;
 mod rest;
 mod roles;
 mod webhooks;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::json;
+use slipway_agent::sandbox::fake::Script;
 use slipway_tests::Cluster;
 use slipway_tests::cluster::{FAKE_URL, ONE_STAGE};
 
@@ -46,14 +47,45 @@ async fn a_body_that_is_too_large_or_no_json_gets_a_clear_answer() {
 #[tokio::test]
 async fn hostile_h076_what_is_not_there_and_what_is_no_id_look_the_same() {
     let cluster = Cluster::start().await;
-    for path in [
-        "/builds/ID",
-        "/builds/ID/logs",
-        "/artifacts/ID",
-        "/deployments/ID",
-        "/repositories/ID/secrets",
-        "/hooks/ID/deliveries",
-        "/feature-flags/ID/status",
+    let read = |path| (Method::GET, path, None);
+    let ask = |method, path| (method, path, Some(json!({"reason": "because"})));
+    for (method, path, body) in [
+        read("/builds/ID"),
+        read("/builds/ID/stages"),
+        read("/builds/ID/tests"),
+        read("/builds/ID/logs"),
+        read("/artifacts/ID"),
+        read("/artifacts/ID/ID"),
+        read("/deployments/ID"),
+        read("/deployments/ID/events"),
+        read("/repositories/ID/secrets"),
+        read("/hooks/ID/deliveries"),
+        read("/feature-flags/ID/status"),
+        (Method::POST, "/builds/ID/cancel", None),
+        (Method::POST, "/builds/ID/retry", Some(json!({}))),
+        (Method::POST, "/agents/ID/drain", None),
+        (Method::POST, "/hooks/ID/deliveries/ID/replay", None),
+        (
+            Method::POST,
+            "/repositories/ID/hooks",
+            Some(json!({"scheme": "github"})),
+        ),
+        (
+            Method::PUT,
+            "/repositories/ID/secrets/A",
+            Some(json!({"value": "v"})),
+        ),
+        (
+            Method::PATCH,
+            "/feature-flags/ID",
+            Some(json!({"enabled": true})),
+        ),
+        (Method::DELETE, "/tokens/ID", None),
+        (Method::PUT, "/deployments/ID/approve", Some(json!({}))),
+        ask(Method::PUT, "/deployments/ID/reject"),
+        ask(Method::PUT, "/deployments/ID/rollback"),
+        ask(Method::PUT, "/deployments/ID/abort"),
+        ask(Method::PUT, "/deployments/ID/pause"),
     ] {
         let mut answers = Vec::new();
         for id in [
@@ -63,16 +95,48 @@ async fn hostile_h076_what_is_not_there_and_what_is_no_id_look_the_same() {
             "'%20OR%201=1",
             &"x".repeat(5_000),
         ] {
-            let answer = cluster
-                .rest
-                .call(Method::GET, &path.replace("ID", id), None)
-                .await
-                .unwrap();
-            assert_eq!(answer.status, 404, "{path} {id}: {}", answer.text);
+            let at = path.replace("ID", id);
+            let answer = cluster.rest.call(method.clone(), &at, body.clone());
+            let answer = answer.await.unwrap();
+            let told: String = answer.text.chars().take(300).collect();
+            assert_eq!(answer.status, 404, "{method} {path} {id}: {told}");
             answers.push(answer.text);
         }
         answers.dedup();
-        assert_eq!(answers.len(), 1, "{path}: {answers:?}");
+        assert_eq!(answers.len(), 1, "{method} {path}: {answers:?}");
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn hostile_h076_what_belongs_to_another_repository_is_not_there() {
+    let cluster = Cluster::start().await;
+    let rest = &cluster.rest;
+    let mut hooks = Vec::new();
+    for (number, name) in (1..).zip(["ours", "theirs"]) {
+        let url = format!("https://git.example/demo/{name}.git");
+        let repo = rest.add_repository(&url).await.unwrap();
+        let hook = rest.add_hook(&repo, "github").await.unwrap();
+        let pipeline = ONE_STAGE.replace("  test:", &format!("  {name}:"));
+        let sha = cluster.commit(number, &pipeline);
+        let body = hook.push_body(&"0".repeat(40), &sha);
+        hook.deliver(rest, name, body).await.unwrap();
+        let row = rest.decided(&hook, name, Duration::from_secs(20)).await;
+        let row = row.unwrap();
+        let build = row["build_id"].as_str().unwrap().to_owned();
+        hooks.push((hook.id, row["id"].as_str().unwrap().to_owned(), build));
+    }
+    let [(ours, _, build), (theirs, delivery, _)] = hooks.try_into().unwrap();
+    // The same row, by its own way and by another's: only the second is "not there".
+    let replay = |hook: &str| format!("/hooks/{hook}/deliveries/{delivery}/replay");
+    for (path, status) in [(replay(&theirs), 409), (replay(&ours), 404)] {
+        let answer = rest.call(Method::POST, &path, None).await.unwrap();
+        assert_eq!(answer.status, status, "{path}: {}", answer.text);
+    }
+    for (stage, status) in [("ours", 200), ("theirs", 404), ("nobodys", 404)] {
+        let path = format!("/builds/{build}/logs?stage={stage}");
+        let answer = rest.call(Method::GET, &path, None).await.unwrap();
+        assert_eq!(answer.status, status, "{path}: {}", answer.text);
     }
     cluster.stop().await;
 }
@@ -231,13 +295,30 @@ async fn hostile_h079_a_value_that_looks_like_a_file_is_a_value() {
         .unwrap();
     assert_eq!(answer.status, 422);
     assert!(!answer.text.contains("root:"), "{}", answer.text);
-    let repo = cluster.rest.add_repository(FAKE_URL).await.unwrap();
-    let body = json!({"value": "@/etc/passwd"});
-    cluster
-        .rest
-        .put(&format!("/repositories/{repo}/secrets/A"), body)
+    // What is masked in a log is what the secret is: the text, not the file that it names.
+    let rest = &cluster.rest;
+    let repo = rest.add_repository(FAKE_URL).await.unwrap();
+    let secret = format!("/repositories/{repo}/secrets/A");
+    rest.put(&secret, json!({"value": "@/etc/passwd"}))
         .await
         .unwrap();
+    let output = "A=@/etc/passwd\nroot:x:0:0:root:/root:/bin/bash\n";
+    let script = Script {
+        output: output.into(),
+        ..Script::default()
+    };
+    cluster.sandbox.script("echo hello", script);
+    let pipeline = format!("{ONE_STAGE}    environment:\n      A: {{from_secret: A}}\n");
+    let sha = cluster.commit(1, &pipeline);
+    cluster.source.set_head(FAKE_URL, "refs/heads/main", &sha);
+    let started = rest.post("/builds", json!({"repo_url": FAKE_URL})).await;
+    let id = started.unwrap()["build_id"].as_str().unwrap().to_owned();
+    let build = rest.build_ended(&id, Duration::from_secs(20)).await;
+    assert_eq!(build.unwrap()["status"], "passed");
+    let logs = rest.get(&format!("/builds/{id}/logs")).await.unwrap();
+    let text = logs.to_string();
+    assert!(text.contains("A=***") && !text.contains("@/etc"), "{text}");
+    assert!(text.contains("root:x:0:0:root:/root:/bin/bash"), "{text}");
     cluster.stop().await;
 }
 
@@ -278,26 +359,38 @@ async fn hostile_h083_a_flags_numbers_and_lists_are_bounded() {
     let cluster = Cluster::start().await;
     let rest = &cluster.rest;
     let many: Vec<String> = (0..100_001).map(|n| format!("user-{n}")).collect();
-    for (percentage, users) in [
-        (json!(100.000_1), json!([])),
-        (json!(-1), json!([])),
-        (json!(1e308), json!([])),
-        (json!("NaN"), json!([])),
-        (json!(33.333_33), json!([])),
-        (json!(10), json!(many)),
-        (json!(10), json!(["x".repeat(900_000)])),
+    let good = json!({"name": "good", "rollout_percentage": 33.333, "target_users": ["ada"]});
+    let good = rest.post("/feature-flags", good).await.unwrap();
+    let path = format!("/feature-flags/{}", good["flag_id"].as_str().unwrap());
+    for (field, value) in [
+        ("rollout_percentage", json!(100.000_1)),
+        ("rollout_percentage", json!(-1)),
+        ("rollout_percentage", json!(-0.001)),
+        ("rollout_percentage", json!(1e308)),
+        ("rollout_percentage", json!("NaN")),
+        ("rollout_percentage", json!(33.333_33)),
+        ("target_users", json!(many)),
+        ("target_users", json!(["x".repeat(900_000)])),
+        ("target_users", json!(["x".repeat(1_100_000)])),
+        ("target_users", json!([""])),
+        // What does not exist is not taken for something that does.
+        ("rules", json!(vec![json!({"if": "(a+)+$"}); 1_000])),
+        ("regex", json!("(a+)+$")),
     ] {
-        let body = json!({"name": "f", "rollout_percentage": percentage, "target_users": users});
-        let answer = rest
-            .call(Method::POST, "/feature-flags", Some(body))
-            .await
-            .unwrap();
-        assert!(
-            matches!(answer.status, 413 | 422),
-            "{percentage}: {} {}",
-            answer.status,
-            answer.text.chars().take(200).collect::<String>()
-        );
+        let mut made = json!({"name": "f"});
+        made[field] = value.clone();
+        let changed = json!({field: value});
+        for (method, path, body) in [
+            (Method::POST, "/feature-flags", made),
+            (Method::PATCH, path.as_str(), changed),
+        ] {
+            let answer = rest.call(method.clone(), path, Some(body)).await;
+            // A sender that goes on after the refusal may see the connection closed.
+            let Ok(answer) = answer else { continue };
+            let told: String = answer.text.chars().take(200).collect();
+            let refused = matches!(answer.status, 413 | 422);
+            assert!(refused, "{method} {field}: {} {told}", answer.status);
+        }
     }
     let text = r#"{"name": "f", "rollout_percentage": NaN}"#;
     let request = rest.request(Method::POST, "/feature-flags");
@@ -310,7 +403,8 @@ async fn hostile_h083_a_flags_numbers_and_lists_are_bounded() {
         .await
         .unwrap();
     assert_eq!(answer.status, 400);
-    assert_eq!(rest.get("/feature-flags").await.unwrap(), json!([]));
+    // Neither a new one, nor a change of the old one.
+    assert_eq!(rest.get("/feature-flags").await.unwrap(), json!([good]));
     cluster.stop().await;
 }
 

@@ -1,15 +1,18 @@
 //! The health and metrics port of a process: `/healthz` (alive), `/readyz` (may take work, with the
-//! reasons when not), `/metrics` (OpenMetrics text). Loopback only unless configured otherwise.
+//! reasons when not), `/metrics` (OpenMetrics text). Loopback only unless configured otherwise; and
+//! however configured, metrics are told to this host alone: nobody else could show who they are.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use prometheus_client::registry::Registry;
+
+use crate::listen::Peer;
 
 /// What this process says about itself. Cheap to clone.
 #[derive(Clone, Default)]
@@ -77,7 +80,13 @@ async fn ready(State(health): State<Health>) -> impl IntoResponse {
     (StatusCode::SERVICE_UNAVAILABLE, lines)
 }
 
-async fn metrics(State(health): State<Health>) -> impl IntoResponse {
+async fn metrics(State(health): State<Health>, peer: Option<Extension<Peer>>) -> impl IntoResponse {
+    let here = |Extension(Peer(address)): Extension<Peer>| address.to_canonical().is_loopback();
+    if !peer.is_some_and(here) {
+        let text = "metrics_are_local: metrics are told to this host alone, because this port knows no \
+                    tokens; scrape them from a collector on the same host\n";
+        return (StatusCode::UNAUTHORIZED, text).into_response();
+    }
     let mut text = String::new();
     let registry = health
         .registry
@@ -94,5 +103,43 @@ async fn metrics(State(health): State<Health>) -> impl IntoResponse {
         )
             .into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use axum::body::Body;
+    use axum::http::Request;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    async fn asked(path: &str, from: Option<&str>) -> StatusCode {
+        let mut request = Request::get(path).body(Body::empty()).unwrap();
+        if let Some(address) = from {
+            let address: IpAddr = address.parse().unwrap();
+            request.extensions_mut().insert(Peer(address));
+        }
+        let answer = Health::new().routes().oneshot(request).await;
+        answer.unwrap().status()
+    }
+
+    #[tokio::test]
+    async fn hostile_h084_metrics_are_told_to_this_host_alone() {
+        for here in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
+            assert_eq!(
+                asked("/metrics", Some(here)).await,
+                StatusCode::OK,
+                "{here}"
+            );
+        }
+        for other in [Some("10.0.0.1"), Some("2606:50c0::1"), None] {
+            let refused = StatusCode::UNAUTHORIZED;
+            assert_eq!(asked("/metrics", other).await, refused, "{other:?}");
+            // Whether it is alive is no secret: a load balancer asks.
+            assert_eq!(asked("/healthz", other).await, StatusCode::OK);
+        }
     }
 }

@@ -74,7 +74,7 @@ pub async fn download(
     Path((build, artifact)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
     let missing = || Problem::not_found("artifact");
-    let build = build_id(&build)?;
+    let build = build_id(&build).map_err(|_| missing())?;
     let artifact: ArtifactId = artifact.parse().map_err(|_| missing())?;
     let row = app.db.artifact(&artifact).await?.ok_or_else(missing)?;
     if row.build_id != build.as_str() {

@@ -398,12 +398,15 @@ pub async fn stages(
 
 /// Lists the reports of a build, failures first.
 #[utoipa::path(get, path = "/builds/{build_id}/tests", tag = "builds", security(("token" = [])),
-    params(("build_id" = String, Path)), responses((status = 200, body = serde_json::Value)))]
+    params(("build_id" = String, Path)),
+    responses((status = 200, body = serde_json::Value), (status = 404, body = Problem)))]
 pub async fn tests(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
 ) -> Result<axum::Json<serde_json::Value>, Problem> {
     let id = build_id(&id)?;
+    let known = app.db.build(&id).await?;
+    known.ok_or_else(|| Problem::not_found("build"))?;
     let mut reports = app.db.reports(&id).await?;
     reports.sort_by_key(|r| std::cmp::Reverse(r.failed));
     let shown: Vec<serde_json::Value> = reports
