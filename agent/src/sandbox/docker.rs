@@ -226,8 +226,10 @@ impl Sandbox for DockerSandbox {
         let mut network = NetworkSpec::default();
         if !run.services.is_empty() {
             let labels = self.labels(&run.key, "network");
+            // A stage without a network gets none by asking for a service.
+            let internal = run.profile == Profile::Strict;
             self.engine
-                .create_network(&name(&run.key), &labels, false)
+                .create_network(&name(&run.key), &labels, internal)
                 .await
                 .map_err(failed)?;
             network.name = name(&run.key);
