@@ -36,6 +36,37 @@ async fn a_service_is_reached_by_its_name_and_is_gone_with_its_network_afterward
 }
 
 #[tokio::test]
+async fn a_strict_stage_reaches_its_service_and_no_way_leads_further() {
+    if !docker() {
+        return;
+    }
+    let mut world = World::new(&[]).await;
+    world.start_agent().await;
+    let serve = "echo served > /tmp/index.html; exec httpd -f -p 8080 -h /tmp";
+    let ready = "wget -q -O /dev/null http://127.0.0.1:8080/index.html";
+    // A way out is a route to everywhere: 0.0.0.0.
+    let commands = [
+        "wget -q -O - http://web:8080/index.html",
+        "if awk '$2 == \"00000000\" {found = 1} END {exit !found}' /proc/net/route; then echo out; else echo closed; fi",
+    ];
+    for (sandbox, way) in [("standard", "\nout\n"), ("strict", "\nclosed\n")] {
+        let key = world
+            .assign(&commands, |spec, _| {
+                spec["services"] = service(serve, ready);
+                spec["sandbox"] = sandbox.into();
+            })
+            .await;
+        let result = world.result(&key).await;
+        let log = world.log_closed(&key).await;
+        assert_eq!(result.exit_code, 0, "{sandbox}: {log} {}", result.detail);
+        assert!(log.contains("\nserved\n"), "{sandbox}: {log}");
+        assert!(log.contains(way), "{sandbox}: {log}");
+        world.containers_gone(&key).await;
+        eventually("the network is removed", || networks(&key).is_empty()).await;
+    }
+}
+
+#[tokio::test]
 async fn a_service_that_cannot_start_fails_the_stage_and_leaves_nothing() {
     if !docker() {
         return;
