@@ -193,7 +193,9 @@ fn lane(new: &NewBuild, plan: &Plan, cause: &Cause, default_branch: &str) -> Opt
 
 fn fill(app: &App, new: &mut NewBuild, plan: Plan, cause: &Cause, default_branch: &str) {
     new.lane = lane(new, &plan, cause, default_branch);
-    new.group = group(plan.group.as_ref(), cause);
+    let repo = new.repo_id.clone();
+    let held = |group: &Group| held(group, cause, &repo);
+    new.group = plan.group.as_ref().map(held);
     new.variables = json!(plan.variables);
     // A fork's file decides nothing about deployments.
     new.deploy = plan
@@ -220,7 +222,11 @@ fn fill(app: &App, new: &mut NewBuild, plan: Plan, cause: &Cause, default_branch
                 }
                 None => (view.state, None),
             };
-            new_stage(app, stage, state, reason, cause, default_branch, now)
+            let group = stage.group.as_ref().map(held);
+            NewStage {
+                group,
+                ..new_stage(app, stage, state, reason, cause, default_branch, now)
+            }
         })
         .collect();
 }
@@ -235,12 +241,13 @@ pub(super) fn skip_reason(stage: &PlannedStage, untrusted: bool) -> Option<Strin
 }
 
 /// A group with its limit, as the store keeps it.
-fn group(group: Option<&Group>, cause: &Cause) -> Option<(String, u32)> {
-    let group = match group {
-        Some(group) if cause.untrusted => outside::group(&cause.ref_name, group),
-        other => other?.clone(),
+fn held(group: &Group, cause: &Cause, repo: &RepoId) -> (String, u32) {
+    let group = if cause.untrusted {
+        outside::group(&cause.ref_name, group).of(repo)
+    } else {
+        group.of(repo)
     };
-    Some((group.name, group.limit))
+    (group.name, group.limit)
 }
 
 fn view(cause: &Cause) -> impl Fn(&PlannedStage) -> slipway_core::build::StageView + '_ {
@@ -291,7 +298,7 @@ fn new_stage(
             stage.priority.unwrap_or(usual)
         },
         labels: json!(stage.labels).to_string(),
-        group: group(stage.group.as_ref(), cause),
+        group: None,
         timeout_ms: stage.spec.timeout_ms,
         state,
         reason,

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::build::{Need, RunsOn};
+use crate::id::RepoId;
 
 /// A pipeline at one commit, ready to become a build.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,6 +33,26 @@ pub struct Group {
     pub name: String,
     /// How many at once.
     pub limit: u32,
+}
+
+impl Group {
+    /// The group as one repository's own: a word in a file of another one does not hold it up.
+    #[must_use]
+    pub fn of(&self, repo: &RepoId) -> Self {
+        Self {
+            name: format!("{repo}:{}", self.name),
+            limit: self.limit,
+        }
+    }
+
+    /// The part of such a name that a person wrote.
+    #[must_use]
+    pub fn written(name: &str) -> &str {
+        match name.split_once(':') {
+            Some((repo, written)) if repo.parse::<RepoId>().is_ok() => written,
+            _ => name,
+        }
+    }
 }
 
 /// One `on.cron` entry.

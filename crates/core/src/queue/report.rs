@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::pipeline::Group;
+
 /// Why one agent does not take a stage.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Unfit {
@@ -68,7 +70,7 @@ impl fmt::Display for Reason {
             Self::Busy { ahead } => write!(f, "{ahead} stages of its kind are ahead of it"),
             Self::NoAgents => f.write_str("no agent is connected"),
             Self::NoFit(why) => why.fmt(f),
-            Self::Group(name) => write!(f, "concurrency group `{name}` is full"),
+            Self::Group(name) => write!(f, "concurrency group `{}` is full", Group::written(name)),
             Self::BackOff(ms) => write!(f, "waits {} s after a lost attempt", ms.div_ceil(1_000)),
             Self::NotQueued => f.write_str("it is not waiting for an agent"),
         }

@@ -179,6 +179,23 @@ fn a_concurrency_group_is_never_overfull_and_is_named_as_the_reason() {
 }
 
 #[test]
+fn a_group_is_a_repositorys_own_and_is_shown_as_it_was_written() {
+    let written = Group {
+        name: "production: eu".to_owned(),
+        limit: 1,
+    };
+    let [one, two] = ["01ARZ3NDEKTSV4RRFFQ69G5FAV", "01ARZ3NDEKTSV4RRFFQ69G5FAW"]
+        .map(|id| written.of(&id.parse().unwrap()));
+    assert_ne!(one, two);
+    assert_eq!(
+        Reason::Group(one.name).to_string(),
+        "concurrency group `production: eu` is full"
+    );
+    let private = "matrix/01ARZ3NDEKTSV4RRFFQ69G5FAV/test";
+    assert_eq!(Group::written(private), private);
+}
+
+#[test]
 fn a_build_keeps_its_group_between_two_of_its_stages() {
     let group = || {
         Some(Group {
