@@ -38,6 +38,8 @@ pub struct Config {
     pub log_limit_mib: u64,
     /// Health and metrics; empty = none.
     pub health_address: String,
+    /// What a collector of metrics on another host brings; empty = only this host is told them.
+    pub metrics_token: String,
     /// Logins by image registry host.
     pub registries: BTreeMap<String, LoginSetting>,
     /// Amazon ECR registries, whose passwords are fetched and renewed.

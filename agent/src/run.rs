@@ -7,11 +7,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use futures::FutureExt as _;
 use slipway_cache_client::LocalCache;
-use slipway_daemon::listen::{self, Limits};
 use slipway_daemon::{Clock, Health, Rng, Shutdown};
 use slipway_docker::Engine;
 use slipway_proto::v1::AgentMessage;
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tonic::transport::{Channel, Endpoint};
 
@@ -138,7 +136,9 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
     });
     let kept = held.all()?;
     let adopted = inventory::take(&shared, &kept).await;
-    serve_health(&config.health_address, &parts.health, &shutdown).await?;
+    let token = &config.metrics_token;
+    let health = parts.health.serve(&config.health_address, token, &shutdown);
+    health.await?;
     let slots = if config.slots == 0 {
         capacity::cpus()
     } else {
@@ -173,23 +173,6 @@ fn watch_cache(config: &Config, cache: Option<LocalCache>, health: &Health, shut
             () = stopping.cancelled() => {}
         }
     });
-}
-
-async fn serve_health(address: &str, health: &Health, shutdown: &Shutdown) -> anyhow::Result<()> {
-    if address.is_empty() {
-        return Ok(());
-    }
-    let listener = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address}"))?;
-    let serving = listen::serve(
-        listener,
-        health.routes(),
-        Limits::default(),
-        shutdown.clone(),
-    );
-    shutdown.spawn("health", serving);
-    Ok(())
 }
 
 /// Joins, waiting for a dispatcher that is not there yet. `None` when the agent is to stop before.

@@ -16,4 +16,6 @@ pub struct Config {
     pub quota_bytes: u64,
     /// Health and metrics; empty = none.
     pub health_address: String,
+    /// What a collector of metrics on another host brings; empty = only this host is told them.
+    pub metrics_token: String,
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use slipway_daemon::{Clock, Shutdown, health::Health, listen};
-use tokio::net::{TcpListener, UnixListener};
+use slipway_daemon::{Clock, Shutdown, health::Health};
+use tokio::net::UnixListener;
 
 use crate::blobs::Disk;
 use crate::index::{BlobIndex, SledIndex};
@@ -47,15 +47,10 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
     let disk = Disk::open(&config.directory).context("cannot open the blob directory")?;
     let store = Store::open(disk, parts.index, parts.clock, config.quota_bytes);
     let store = Arc::new(store);
-    if !config.health_address.is_empty() {
-        let listener = TcpListener::bind(&config.health_address)
-            .await
-            .with_context(|| format!("cannot listen on {}", config.health_address))?;
-        let routes = Health::new().routes();
-        let limits = listen::Limits::default();
-        let stop = shutdown.clone();
-        shutdown.spawn("health", listen::serve(listener, routes, limits, stop));
-    }
+    let health = Health::new();
+    let token = &config.metrics_token;
+    let health = health.serve(&config.health_address, token, &shutdown);
+    health.await?;
     let listener = open_socket(&config.socket)?;
     tracing::info!(socket = %config.socket.display(), "cache listens");
     let evicting = Arc::clone(&store);

@@ -26,6 +26,7 @@ async fn daemon() -> Daemon {
         socket: socket.clone(),
         quota_bytes: 1 << 30,
         health_address: String::new(),
+        metrics_token: String::new(),
     };
     let parts = Parts {
         clock: Clock::system(),

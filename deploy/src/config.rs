@@ -18,6 +18,8 @@ pub struct Config {
     pub listen: String,
     /// Health and metrics; empty = none.
     pub health_address: String,
+    /// What a collector of metrics on another host brings; empty = only this host is told them.
+    pub metrics_token: String,
     /// What a rollout takes when the file does not say.
     pub defaults: Defaults,
 }

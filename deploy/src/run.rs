@@ -166,7 +166,11 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
         nudges: Mutex::default(),
     });
     let listener = listen(&config, parts.listener.as_deref()).await?;
-    serve_health(&config, &parts.health, &shutdown).await?;
+    let token = &config.metrics_token;
+    parts
+        .health
+        .serve(&config.health_address, token, &shutdown)
+        .await?;
     work.spawn("reconcile", loops::reconcile(Arc::clone(&coordinator)));
     work.spawn("keep", loops::keep(Arc::clone(&coordinator)));
     work.spawn("follow", loops::follow(Arc::clone(&coordinator)));
@@ -233,21 +237,4 @@ async fn listen(
     TcpListener::bind(&config.listen)
         .await
         .with_context(|| format!("cannot listen on {}", config.listen))
-}
-
-async fn serve_health(config: &Config, health: &Health, shutdown: &Shutdown) -> anyhow::Result<()> {
-    if config.health_address.is_empty() {
-        return Ok(());
-    }
-    let listener = TcpListener::bind(&config.health_address)
-        .await
-        .with_context(|| format!("cannot listen on health_address {}", config.health_address))?;
-    let limits = slipway_daemon::listen::Limits::default();
-    let routes = health.routes();
-    let stop = shutdown.clone();
-    shutdown.spawn(
-        "health",
-        slipway_daemon::listen::serve(listener, routes, limits, stop),
-    );
-    Ok(())
 }

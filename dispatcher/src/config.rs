@@ -28,6 +28,8 @@ pub struct Config {
     pub grpc_address: SocketAddr,
     /// Health and metrics.
     pub health_address: SocketAddr,
+    /// What a collector of metrics on another host brings; empty = only this host is told them.
+    pub metrics_token: String,
     /// How people reach this installation.
     pub public_url: String,
     /// The coordinator's gRPC address; empty = nothing is deployed.

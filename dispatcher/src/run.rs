@@ -105,6 +105,8 @@ pub async fn parts(config: &Config, db: Db) -> anyhow::Result<Parts> {
     let policy = AddressPolicy {
         allowed_prefixes: config.allowed_sources.clone(),
     };
+    let health = Health::new();
+    health.tell_metrics_to(&config.metrics_token);
     Ok(Parts {
         settings: config.settings()?,
         db,
@@ -117,7 +119,7 @@ pub async fn parts(config: &Config, db: Db) -> anyhow::Result<Parts> {
         seal: Seal::open_or_create(&key_file, &rng)?,
         clock: Clock::system(),
         rng,
-        health: Health::new(),
+        health,
     })
 }
 

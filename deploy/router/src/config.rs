@@ -16,6 +16,8 @@ pub struct Config {
     pub control_socket: PathBuf,
     /// Health and metrics; empty = none.
     pub health_address: String,
+    /// What a collector of metrics on another host brings; empty = only this host is told them.
+    pub metrics_token: String,
     /// What it bears.
     pub limits: Limits,
 }

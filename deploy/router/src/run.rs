@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use slipway_daemon::health::Health;
 use slipway_daemon::{Clock, Rng, Shutdown};
 use slipway_proto::v1::router_server::RouterServer;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 
 use crate::config::Config;
@@ -69,7 +69,11 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
     parts.health.register(|registry| {
         registry.register_collector(Box::new(Traffic(Arc::clone(&services))));
     });
-    serve_health(&config, &parts.health, &shutdown).await?;
+    let token = &config.metrics_token;
+    parts
+        .health
+        .serve(&config.health_address, token, &shutdown)
+        .await?;
 
     let socket = config.socket();
     let listener = control_socket(&socket)
@@ -92,23 +96,6 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
     }
     let _gone = std::fs::remove_file(&socket);
     served.context("the control socket failed")
-}
-
-async fn serve_health(config: &Config, health: &Health, shutdown: &Shutdown) -> anyhow::Result<()> {
-    if config.health_address.is_empty() {
-        return Ok(());
-    }
-    let listener = TcpListener::bind(&config.health_address)
-        .await
-        .with_context(|| format!("cannot listen on health_address {}", config.health_address))?;
-    let limits = slipway_daemon::listen::Limits::default();
-    let routes = health.routes();
-    let stop = shutdown.clone();
-    shutdown.spawn(
-        "health",
-        slipway_daemon::listen::serve(listener, routes, limits, stop),
-    );
-    Ok(())
 }
 
 /// A socket that only this user can open. A socket that nobody answers on is a left-over; one that
