@@ -260,4 +260,21 @@ async fn rollback_bluegreen_30s() {
     assert!(took < Duration::from_secs(30), "the way back took {took:?}");
     let seen = clients.stop().await;
     assert_eq!(seen.failures.len(), 0, "{:?}", seen.failures.first());
+    is_told(&mut service.place, &bad).await;
+}
+
+/// What people read about it afterwards: where it was, and what was seen of its health.
+async fn is_told(place: &mut Place, deployment: &str) {
+    place.start_dispatcher().await;
+    let places = place.rest.get("/environments").await.expect("listed");
+    assert_eq!(places[0]["name"], "production", "{places}");
+    let path = format!("/deployments/{deployment}/health");
+    let looks = place.rest.get(&path).await.expect("listed");
+    let look = &looks[0];
+    assert!(look["verdict"].is_string(), "it was watched: {looks}");
+    assert!(
+        look["checked_at"]
+            .as_str()
+            .is_some_and(|at| at.ends_with('Z'))
+    );
 }

@@ -355,6 +355,25 @@ async fn hostile_h080_a_replayed_request_is_answered_once() {
 }
 
 #[tokio::test]
+async fn a_flag_that_is_removed_is_gone_once_and_its_name_is_free() {
+    let cluster = Cluster::start().await;
+    let rest = &cluster.rest;
+    let make = || rest.post("/feature-flags", json!({"name": "basket"}));
+    let first = make().await.unwrap();
+    let path = format!("/feature-flags/{}", first["flag_id"].as_str().unwrap());
+    for status in [204, 404] {
+        let answer = rest.call(Method::DELETE, &path, None).await.unwrap();
+        assert_eq!(answer.status, status, "{}", answer.text);
+    }
+    let shown = rest
+        .call(Method::GET, &format!("{path}/status"), None)
+        .await;
+    assert_eq!(shown.unwrap().status, 404);
+    assert_ne!(make().await.unwrap()["flag_id"], first["flag_id"]);
+    cluster.stop().await;
+}
+
+#[tokio::test]
 async fn hostile_h083_a_flags_numbers_and_lists_are_bounded() {
     let cluster = Cluster::start().await;
     let rest = &cluster.rest;

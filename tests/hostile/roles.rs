@@ -58,6 +58,8 @@ fn table() -> Vec<(Method, &'static str, Deed, Value)> {
         ),
         read("/deployments/{deployment_id}"),
         read("/deployments/{deployment_id}/events"),
+        read("/deployments/{deployment_id}/health"),
+        read("/environments"),
         (
             put.clone(),
             "/deployments/{deployment_id}/approve",
@@ -98,6 +100,12 @@ fn table() -> Vec<(Method, &'static str, Deed, Value)> {
             "/feature-flags/{flag_id}",
             Deed::Maintain,
             json!({"enabled": true}),
+        ),
+        (
+            Method::DELETE,
+            "/feature-flags/{flag_id}",
+            Deed::Maintain,
+            none.clone(),
         ),
         read("/repositories"),
         (

@@ -67,6 +67,20 @@ impl Db {
         self.rows(sql!("feature_flags/list"), args![limit]).await
     }
 
+    /// Removes a flag; false when there is none.
+    ///
+    /// # Errors
+    /// When it cannot be made durable.
+    pub async fn delete_flag(&self, id: &FlagId) -> Result<bool, StoreError> {
+        let id = id.to_string();
+        self.write(move |tx| {
+            Box::pin(
+                async move { Ok(tx.execute(sql!("feature_flags/delete"), args![id]).await? == 1) },
+            )
+        })
+        .await
+    }
+
     /// Changes a flag; false when there is none.
     ///
     /// # Errors

@@ -23,6 +23,9 @@ use crate::api::auth::Person;
 use crate::api::problem::Problem;
 use crate::state::App;
 
+/// Looks of one answer.
+const LOOKS_MAX: u32 = 1_000;
+
 /// A deployment to be started.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -360,4 +363,65 @@ pub async fn events(
             })
             .collect(),
     ))
+}
+
+/// One look at a deployment's health.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Look {
+    metric_name: String,
+    baseline_value: Option<f64>,
+    current_value: Option<f64>,
+    threshold_alert: bool,
+    checked_at: String,
+    /// The step that it was taken in.
+    step: i64,
+    verdict: String,
+    evidence: serde_json::Value,
+}
+
+/// What was seen of a deployment's health, oldest first.
+#[utoipa::path(get, path = "/deployments/{deployment_id}/health", tag = "deployments",
+    security(("token" = [])), params(("deployment_id" = String, Path)),
+    responses((status = 200, body = Vec<Look>), (status = 404, body = Problem)))]
+pub async fn health(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+) -> Result<axum::Json<Vec<Look>>, Problem> {
+    let known = app.db.rollout(&id).await?;
+    known.ok_or_else(|| Problem::not_found("deployment"))?;
+    let rows = app.db.rollout_health(&id, LOOKS_MAX).await?;
+    let looks = rows.into_iter().map(|row| Look {
+        metric_name: row.metric_name,
+        baseline_value: row.baseline_value,
+        current_value: row.current_value,
+        threshold_alert: row.threshold_alert == 1,
+        checked_at: shown(row.checked_at),
+        step: row.step_idx,
+        verdict: row.verdict,
+        evidence: serde_json::from_str(&row.evidence_json).unwrap_or_default(),
+    });
+    Ok(axum::Json(looks.collect()))
+}
+
+/// A place where services are deployed.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Environment {
+    environment_id: String,
+    name: String,
+    created_at: String,
+}
+
+/// Lists the environments, by name.
+#[utoipa::path(get, path = "/environments", tag = "deployments", security(("token" = [])),
+    responses((status = 200, body = Vec<Environment>)))]
+pub async fn environments(
+    State(app): State<Arc<App>>,
+) -> Result<axum::Json<Vec<Environment>>, Problem> {
+    let rows = app.db.environments().await?;
+    let all = rows.into_iter().map(|row| Environment {
+        environment_id: row.environment_id,
+        name: row.name,
+        created_at: shown(row.created_at),
+    });
+    Ok(axum::Json(all.collect()))
 }

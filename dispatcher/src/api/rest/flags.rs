@@ -210,3 +210,25 @@ pub async fn change(
     app.db.update_flag(row.clone(), now).await?;
     Ok(axum::Json(flag(row)))
 }
+
+/// Removes a flag.
+#[utoipa::path(delete, path = "/feature-flags/{flag_id}", tag = "flags", security(("token" = [])),
+    params(("flag_id" = String, Path)),
+    responses((status = 204, description = "It is gone."), (status = 404, body = Problem)))]
+pub async fn remove(
+    State(app): State<Arc<App>>,
+    person: Person,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
+    person.must(Deed::Maintain)?;
+    let row = found(&app, &id).await?;
+    let now = app.clock.now();
+    let audit = person.audit(now, "flag.remove", "flag", &row.flag_id);
+    app.db.audit(audit).await?;
+    let id: FlagId = row
+        .flag_id
+        .parse()
+        .map_err(|_| Problem::not_found("flag"))?;
+    app.db.delete_flag(&id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
