@@ -26,6 +26,7 @@ impl Doctor {
     pub(crate) async fn execute(self, server: &Server) -> anyhow::Result<Exit> {
         let mut checks = vec![git().await];
         checks.extend(docker().await);
+        checks.push(packet_filter().await);
         checks.push(disk(server));
         checks.push(reachable(server).await);
         let bad = checks.iter().filter(|c| !c.good).count();
@@ -106,9 +107,28 @@ async fn docker() -> Vec<Check> {
             "user namespaces",
             facts.user_namespaces,
             yes(facts.user_namespaces),
-            "set `userns-remap` in daemon.json: without it no code from outside is taken",
+            "set `userns-remap` in daemon.json: a further wall around code from outside",
         ),
     ]
+}
+
+/// Whether an agent started by this user could limit what stages reach.
+async fn packet_filter() -> Check {
+    let listed = tokio::process::Command::new("nft")
+        .args(["list", "tables"])
+        .output()
+        .await;
+    let found = match listed {
+        Ok(out) if out.status.success() => Ok("nftables can be set"),
+        Ok(_) => Err("this user may not set nftables"),
+        Err(_) => Err("nft is not installed"),
+    };
+    Check {
+        name: "network limits",
+        good: found.is_ok(),
+        found: found.unwrap_or_else(|why| why).to_owned(),
+        fix: "install nftables and start agents as root, or stages reach this host and private addresses",
+    }
 }
 
 fn disk(server: &Server) -> Check {
