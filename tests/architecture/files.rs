@@ -50,12 +50,6 @@ fn shown(path: &Path) -> String {
         .to_string()
 }
 
-/// Tests may be longer: a list of cases is not a second subject.
-fn is_test(path: &str) -> bool {
-    let has = |part: &str| path.contains(part);
-    has("/tests/") || has("tests.rs") || has("/conformance/") || path.starts_with("tests/")
-}
-
 #[test]
 fn files_are_short_enough_to_be_read() {
     let mut wrong = Vec::new();
@@ -65,7 +59,7 @@ fn files_are_short_enough_to_be_read() {
             .expect("readable")
             .lines()
             .count();
-        if lines > LINES_MAX && !is_test(&name) {
+        if lines > LINES_MAX {
             wrong.push(format!("{name}: {lines} lines"));
         }
     }

@@ -4,9 +4,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
-use slipway_tests::{Repository, eventually, require};
+use slipway_tests::{eventually, require};
 
-use crate::ZERO;
 use crate::place::Place;
 
 /// For anything that is about to happen.
@@ -25,16 +24,7 @@ pub(crate) async fn running(pipeline: &str) -> Option<(Place, String)> {
     let mut place = Place::postgres().await?;
     place.start_dispatcher().await;
     place.start_agent("agent-a").await;
-    let repository = Repository::create(place.dir(), "shop");
-    repository.write(".slipway.yml", pipeline);
-    let sha = repository.push("first");
-    let repo = place
-        .rest
-        .add_repository(&repository.url)
-        .await
-        .expect("registered");
-    let hook = place.rest.add_hook(&repo, "github").await.expect("made");
-    let body = hook.push_body(ZERO, &sha);
+    let (hook, body) = place.pushed(pipeline).await;
     hook.deliver(&place.rest, "d", body)
         .await
         .expect("delivered");

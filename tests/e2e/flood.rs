@@ -5,10 +5,9 @@ use std::time::Duration;
 use reqwest::Method;
 use slipway_daemon::{Clock, Shutdown};
 use slipway_store::conformance;
+use slipway_tests::Rest;
 use slipway_tests::cluster::ONE_STAGE;
-use slipway_tests::{Repository, Rest};
 
-use crate::ZERO;
 use crate::place::Place;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -26,12 +25,7 @@ const FREE: Duration = Duration::from_millis(120);
 async fn intake_isolation_under_api_flood() {
     let mut place = Place::sqlite().await;
     place.start_dispatcher().await;
-    let repository = Repository::create(place.dir(), "shop");
-    repository.write(".slipway.yml", ONE_STAGE);
-    let sha = repository.push("first");
-    let repo = place.rest.add_repository(&repository.url).await.unwrap();
-    let hook = place.rest.add_hook(&repo, "github").await.unwrap();
-    let body = hook.push_body(ZERO, &sha);
+    let (hook, body) = place.pushed(ONE_STAGE).await;
     hook.deliver(&place.rest, "first", body.clone())
         .await
         .unwrap();

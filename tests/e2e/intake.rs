@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use slipway_tests::cluster::{FAKE_URL, ONE_STAGE};
-use slipway_tests::{Cluster, Repository, eventually};
+use slipway_tests::{Cluster, eventually};
 
 use crate::ZERO;
 use crate::place::Place;
@@ -43,12 +43,7 @@ async fn intake_dedupe_concurrent() {
 async fn intake_ack_after_commit() {
     let mut place = Place::sqlite().await;
     place.start_dispatcher().await;
-    let repository = Repository::create(place.dir(), "shop");
-    repository.write(".slipway.yml", ONE_STAGE);
-    let sha = repository.push("first");
-    let repo = place.rest.add_repository(&repository.url).await.unwrap();
-    let hook = place.rest.add_hook(&repo, "github").await.unwrap();
-    let body = hook.push_body(ZERO, &sha);
+    let (hook, body) = place.pushed(ONE_STAGE).await;
     let mut acknowledged = BTreeSet::new();
     let mut refused = BTreeSet::new();
     for round in 0..4 {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use slipway_daemon::{Clock, Rng};
 use slipway_dispatcher::token::{self, Kind};
 use slipway_store::{Db, Settings};
-use slipway_tests::{Postgres, Process, Rest, eventually, free_address};
+use slipway_tests::{Hook, Postgres, Process, Repository, Rest, eventually, free_address};
 
 const UP: Duration = Duration::from_secs(30);
 /// The shortest that is allowed: what follows from a lost lease is not waited for in minutes.
@@ -175,6 +175,18 @@ impl Place {
         self.agents
             .push(Process::start(crate::binary(), &args, &[], &self.log(name)));
         self.agents.len() - 1
+    }
+
+    /// A repository with this pipeline, pushed once: its hook, and the body that tells of the push.
+    pub(crate) async fn pushed(&self, pipeline: &str) -> (Hook, Vec<u8>) {
+        let repository = Repository::create(self.dir(), "shop");
+        repository.write(".slipway.yml", pipeline);
+        let sha = repository.push("first");
+        let repo = self.rest.add_repository(&repository.url).await;
+        let repo = repo.expect("registered");
+        let hook = self.rest.add_hook(&repo, "github").await.expect("made");
+        let body = hook.push_body(crate::ZERO, &sha);
+        (hook, body)
     }
 
     pub(crate) fn agent(&mut self, number: usize) -> &mut Process {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use slipway_store::conformance::{self, access, audit, inbox, queue, results, rollouts};
+use slipway_store::conformance::{self, access, audit, inbox, locks, queue, results, rollouts};
 use slipway_store::{Db, Settings};
 use slipway_tests::Postgres;
 
@@ -71,16 +71,16 @@ suites! {
     results::result_reply_lost_idempotent,
     rollouts::a_claim_raises_the_token_of_the_holder_only,
     rollouts::a_decision_from_an_old_row_is_refused,
-    rollouts::a_quiet_fence_is_given_only_while_nobody_holds_the_place,
+    locks::a_quiet_fence_is_given_only_while_nobody_holds_the_place,
     rollouts::a_rollback_undoes_a_success,
-    rollouts::a_silent_holder_is_resolved_before_the_next_starts,
+    locks::a_silent_holder_is_resolved_before_the_next_starts,
     rollouts::a_success_makes_a_version_good_and_the_others_retire,
     rollouts::a_takeover_fences_the_old_owner,
     rollouts::an_approval_is_recorded_until_the_rollout_ends,
     rollouts::an_environment_keeps_its_id,
     rollouts::an_intent_is_written_under_the_lock_with_a_new_generation,
     rollouts::starting_twice_with_one_key_is_one_rollout,
-    rollouts::the_lock_has_one_holder_and_goes_to_the_next,
+    locks::the_lock_has_one_holder_and_goes_to_the_next,
 }
 
 fn statements() -> Vec<(PathBuf, String)> {

@@ -3,6 +3,7 @@
 pub mod access;
 pub mod audit;
 pub mod inbox;
+pub mod locks;
 pub mod queue;
 pub mod results;
 pub mod rollouts;

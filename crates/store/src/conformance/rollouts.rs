@@ -1,4 +1,4 @@
-//! Rollouts, locks, versions.
+//! Rollouts and versions.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use crate::{
 
 const LEASE: Duration = Duration::from_secs(15);
 
-fn at(seconds: i64) -> Timestamp {
+pub(super) fn at(seconds: i64) -> Timestamp {
     Timestamp::from_millis(1_700_000_000_000 + seconds * 1_000)
 }
 
-fn audit(action: &str, id: &str) -> AuditEntry {
+pub(super) fn audit(action: &str, id: &str) -> AuditEntry {
     AuditEntry {
         at: at(0),
         actor_type: "token".to_owned(),
@@ -29,7 +29,7 @@ fn audit(action: &str, id: &str) -> AuditEntry {
     }
 }
 
-fn new_rollout(id: &str, kind: &str, key: Option<&str>) -> NewRollout {
+pub(super) fn new_rollout(id: &str, kind: &str, key: Option<&str>) -> NewRollout {
     NewRollout {
         deployment_id: id.to_owned(),
         build_id: "build".to_owned(),
@@ -57,7 +57,7 @@ fn new_rollout(id: &str, kind: &str, key: Option<&str>) -> NewRollout {
     }
 }
 
-async fn begun(db: &Db, id: &str) -> RolloutRow {
+pub(super) async fn begun(db: &Db, id: &str) -> RolloutRow {
     db.ensure_service("service", "repo", "shop", at(0))
         .await
         .expect("a service");
@@ -71,16 +71,16 @@ async fn begun(db: &Db, id: &str) -> RolloutRow {
     }
 }
 
-async fn reload(db: &Db, id: &str) -> RolloutRow {
+pub(super) async fn reload(db: &Db, id: &str) -> RolloutRow {
     db.rollout(id).await.expect("readable").expect("there")
 }
 
-fn in_phase(row: &RolloutRow, phase: Phase) -> State {
+pub(super) fn in_phase(row: &RolloutRow, phase: Phase) -> State {
     let state: State = serde_json::from_str(&row.state_json).expect("a state");
     state.entered(&Transition::to(phase, 0), at(1), 0)
 }
 
-async fn owned(db: &Db, id: &str, owner: &str, seconds: i64) -> RolloutRow {
+pub(super) async fn owned(db: &Db, id: &str, owner: &str, seconds: i64) -> RolloutRow {
     let row = reload(db, id).await;
     let claimed = db
         .claim_rollout(&row, owner, LEASE, 0, at(seconds))
@@ -89,7 +89,7 @@ async fn owned(db: &Db, id: &str, owner: &str, seconds: i64) -> RolloutRow {
     claimed.expect("free to be claimed")
 }
 
-async fn locked(db: &Db, id: &str, seconds: i64) -> RolloutRow {
+pub(super) async fn locked(db: &Db, id: &str, seconds: i64) -> RolloutRow {
     let row = owned(db, id, "a", seconds).await;
     assert_eq!(
         db.ask_lock(&row, at(seconds)).await.expect("asked"),
@@ -226,86 +226,6 @@ pub async fn a_decision_from_an_old_row_is_refused(db: Db) {
         .await
         .expect("from the present row");
     assert_eq!(reload(&db, "d1").await.wish, None);
-}
-
-/// One holder; waiters in order; rollbacks first; released by the end.
-pub async fn the_lock_has_one_holder_and_goes_to_the_next(db: Db) {
-    for id in ["d1", "d2", "d3"] {
-        begun(&db, id).await;
-    }
-    let first = locked(&db, "d1", 0).await;
-    let second = owned(&db, "d2", "a", 1).await;
-    let wait = |position| LockAnswer::Wait {
-        holder: Some("d1".to_owned()),
-        position,
-    };
-    assert_eq!(db.ask_lock(&second, at(1)).await.expect("asked"), wait(1));
-    let third = owned(&db, "d3", "a", 2).await;
-    assert_eq!(db.ask_lock(&third, at(2)).await.expect("asked"), wait(2));
-    let Begun::New(_) = db
-        .begin_rollout(new_rollout("r1", "rollback", None))
-        .await
-        .expect("stored")
-    else {
-        panic!("it is new")
-    };
-    let back = owned(&db, "r1", "a", 3).await;
-    assert_eq!(db.ask_lock(&back, at(3)).await.expect("asked"), wait(1));
-    assert_eq!(db.ask_lock(&second, at(3)).await.expect("asked"), wait(2));
-
-    let ended = RolloutChange::to(in_phase(&first, Phase::Failed));
-    db.change_rollout(&first, ended, at(4))
-        .await
-        .expect("ended");
-    let asked = db.ask_lock(&second, at(5)).await.expect("asked");
-    assert_eq!(
-        asked,
-        LockAnswer::Wait {
-            holder: None,
-            position: 2
-        }
-    );
-    assert_eq!(
-        db.ask_lock(&back, at(5)).await.expect("asked"),
-        LockAnswer::Granted
-    );
-    let waiters = db
-        .lock_waiters("service", "environment")
-        .await
-        .expect("readable");
-    let names: Vec<&str> = waiters.iter().map(|w| w.deployment.as_str()).collect();
-    assert_eq!(names, ["d2", "d3"]);
-}
-
-/// Heartbeats keep what is owned, and nothing else; an expired holder is resolved first.
-pub async fn a_silent_holder_is_resolved_before_the_next_starts(db: Db) {
-    begun(&db, "d1").await;
-    begun(&db, "d2").await;
-    locked(&db, "d1", 0).await;
-    assert_eq!(db.heartbeat_locks("a", at(10)).await.expect("asked"), 1);
-    assert_eq!(
-        db.heartbeat_locks("a", at(16)).await.expect("asked"),
-        0,
-        "its lease is over"
-    );
-    assert_eq!(db.heartbeat_locks("b", at(10)).await.expect("asked"), 0);
-    let second = owned(&db, "d2", "b", 20).await;
-    let asked = db.ask_lock(&second, at(609)).await.expect("asked");
-    assert!(matches!(asked, LockAnswer::Wait { .. }));
-    let asked = db.ask_lock(&second, at(610)).await.expect("asked");
-    assert_eq!(
-        asked,
-        LockAnswer::ResolveOrphan {
-            holder: "d1".to_owned()
-        }
-    );
-    let resolved = owned(&db, "d1", "b", 611).await;
-    let lock = db
-        .lock("service", "environment")
-        .await
-        .expect("readable")
-        .expect("held");
-    assert_eq!((lock.holder.as_str(), lock.token), ("d1", resolved.token));
 }
 
 /// An intent needs the lock, gets a new generation each time, and is one row per attempt.
@@ -488,33 +408,6 @@ pub async fn an_approval_is_recorded_until_the_rollout_ends(db: Db) {
     );
 }
 
-/// Outside of rollouts fences rise too; while one holds the place there is none to be had.
-pub async fn a_quiet_fence_is_given_only_while_nobody_holds_the_place(db: Db) {
-    let fence = |db: Db| async move { db.quiet_fence("service", "environment").await };
-    let one = fence(db.clone()).await.expect("asked").expect("free");
-    let two = fence(db.clone()).await.expect("asked").expect("free");
-    assert!(two > one);
-    begun(&db, "d1").await;
-    let row = locked(&db, "d1", 0).await;
-    assert!(row.token > i64::try_from(two.0).expect("small"));
-    assert_eq!(fence(db.clone()).await.expect("asked"), None);
-    let look = crate::RolloutHealthRow {
-        health_id: "h1".to_owned(),
-        deployment_id: "d1".to_owned(),
-        metric_name: "error_rate".to_owned(),
-        baseline_value: None,
-        current_value: Some(0.25),
-        threshold_alert: 1,
-        checked_at: 5,
-        step_idx: 0,
-        verdict: "bad".to_owned(),
-        evidence_json: "{}".to_owned(),
-        rule_version: "literal-1".to_owned(),
-    };
-    db.record_rollout_health(look.clone()).await.expect("kept");
-    assert_eq!(db.rollout_health("d1", 10).await.expect("readable"), [look]);
-}
-
 /// An environment keeps its id whatever is registered under its name.
 pub async fn an_environment_keeps_its_id(db: Db) {
     let one = db
@@ -537,42 +430,5 @@ pub async fn an_environment_keeps_its_id(db: Db) {
             .await
             .expect("readable")
             .is_none()
-    );
-}
-
-#[cfg(test)]
-mod sqlite {
-    use super::*;
-
-    async fn fresh() -> (tempfile::TempDir, Db) {
-        let dir = tempfile::tempdir().unwrap();
-        let db = Db::open(&crate::Settings::Sqlite(dir.path().join("db")))
-            .await
-            .unwrap();
-        (dir, db)
-    }
-
-    macro_rules! on_sqlite {
-        ($($name:ident),* $(,)?) => {
-            $(#[tokio::test]
-            async fn $name() {
-                let (_dir, db) = fresh().await;
-                super::$name(db).await;
-            })*
-        };
-    }
-    on_sqlite!(
-        starting_twice_with_one_key_is_one_rollout,
-        a_takeover_fences_the_old_owner,
-        a_claim_raises_the_token_of_the_holder_only,
-        a_decision_from_an_old_row_is_refused,
-        the_lock_has_one_holder_and_goes_to_the_next,
-        a_silent_holder_is_resolved_before_the_next_starts,
-        an_intent_is_written_under_the_lock_with_a_new_generation,
-        a_success_makes_a_version_good_and_the_others_retire,
-        a_rollback_undoes_a_success,
-        an_approval_is_recorded_until_the_rollout_ends,
-        an_environment_keeps_its_id,
-        a_quiet_fence_is_given_only_while_nobody_holds_the_place,
     );
 }
