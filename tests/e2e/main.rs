@@ -5,6 +5,7 @@ mod away;
 mod crash;
 mod flood;
 mod intake;
+mod live;
 mod mixed;
 mod place;
 mod power;

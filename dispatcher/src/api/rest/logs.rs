@@ -192,6 +192,8 @@ struct Follower {
     /// Stages that were shown to their end.
     done: Vec<(i64, i64)>,
     at: Option<(i64, i64, u64)>,
+    /// Whether a place that a reader came back with was looked at.
+    resumed: bool,
     queue: std::collections::VecDeque<Event>,
     ended: bool,
 }
@@ -210,6 +212,7 @@ fn follow(
         stage,
         done: Vec::new(),
         at: from,
+        resumed: from.is_none(),
         queue: std::collections::VecDeque::new(),
         ended: false,
     };
@@ -227,6 +230,19 @@ fn follow(
 }
 
 impl Follower {
+    /// A reader that comes back has seen the stages before the one it names, to their end.
+    fn skip_what_was_seen(&mut self, stages: &[StageRow]) {
+        let Some((idx, attempt, _)) = self.at.filter(|_| !self.resumed) else {
+            return;
+        };
+        self.resumed = true;
+        let named = stages.iter().find(|s| (s.idx, s.attempt) == (idx, attempt));
+        if let Some(named) = named {
+            let before = stages.iter().filter(|s| order(s) < order(named));
+            self.done.extend(before.map(|s| (s.idx, s.attempt)));
+        }
+    }
+
     /// Reads on; queues at least one event, or marks the end, or waits.
     async fn advance(&mut self) -> Result<(), Problem> {
         let changes = &mut self.app.changes.subscribe();
@@ -236,10 +252,12 @@ impl Follower {
         if let Some(name) = &self.stage {
             stages.retain(|s| &s.stage_name == name);
         }
+        stages.retain(|s| s.attempt > 0);
+        self.skip_what_was_seen(&stages);
         let next = stages
             .into_iter()
-            .filter(|s| s.attempt > 0 && !self.done.contains(&(s.idx, s.attempt)))
-            .min_by_key(|s| (s.started_at.unwrap_or(i64::MAX), s.idx));
+            .filter(|s| !self.done.contains(&(s.idx, s.attempt)))
+            .min_by_key(order);
         let Some(stage) = next else {
             if over {
                 self.queue
@@ -291,6 +309,11 @@ impl Follower {
         );
         Ok(())
     }
+}
+
+/// Stages are shown one after the other, in this order.
+fn order(stage: &StageRow) -> (i64, i64) {
+    (stage.started_at.unwrap_or(i64::MAX), stage.idx)
 }
 
 async fn wait(changes: &mut tokio::sync::broadcast::Receiver<BuildId>) {
