@@ -76,6 +76,12 @@ impl Rest {
         }
     }
 
+    /// Its token.
+    #[must_use]
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
     /// A request below `/api/v1`, not sent yet.
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         let url = format!("{}/api/v1{path}", self.base);

@@ -5,6 +5,7 @@
 mod addresses;
 mod forks;
 mod names;
+mod operators;
 mod rest;
 mod roles;
 mod webhooks;

@@ -34,6 +34,9 @@ pub async fn serve(app: Arc<App>, listener: TcpListener, shutdown: Shutdown) -> 
     health
         .set_serving::<AgentsServer<agents::AgentsService>>()
         .await;
+    health
+        .set_serving::<AdminServer<admin::AdminService>>()
+        .await;
     let reflection = |v1: bool| {
         let builder = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
