@@ -34,6 +34,8 @@ pub struct Config {
     pub allowed_addresses: Vec<String>,
     /// Most memory of a stage's container, MiB; 0 = what its sandbox says.
     pub memory_mib: u64,
+    /// Most that a stage has on the disk, MiB; 0 = what its sandbox says.
+    pub disk_mib: u64,
     /// Most output of one attempt, MiB.
     pub log_limit_mib: u64,
     /// Health and metrics; empty = none.
@@ -87,6 +89,12 @@ impl Config {
             "`log_limit_mib` is {mib}: it must be from 1 to {LOG_LIMIT_MAX_MIB}"
         );
         Ok(mib << 20)
+    }
+
+    /// The most that a stage has on the disk, bytes.
+    #[must_use]
+    pub(crate) fn disk(&self) -> Option<u64> {
+        (self.disk_mib > 0).then(|| self.disk_mib.saturating_mul(1 << 20))
     }
 
     /// The most memory of a stage's container, bytes.

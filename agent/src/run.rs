@@ -122,6 +122,7 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
         cache,
         held: held.clone(),
         log_limit: config.log_limit()?,
+        disk_limit: config.disk(),
         work_dir,
         spool_dir,
         allowed: config.allowed_sources.clone(),

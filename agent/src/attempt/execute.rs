@@ -9,7 +9,7 @@ use slipway_core::lease::terms::CANCEL_GRACE;
 use slipway_proto::v1;
 use slipway_proto::v1::agent_message::Message;
 
-use super::{Attempt, Ending, Shared, Stop, collect, prepare, script};
+use super::{Attempt, Ending, Shared, Stop, collect, prepare, quota, script};
 use crate::log_stream::LogWriter;
 use crate::sandbox::{Ended, SandboxError, StageRun};
 
@@ -170,6 +170,9 @@ async fn watch(
     tokio::pin!(timeout);
     let wait = shared.sandbox.wait(&key);
     tokio::pin!(wait);
+    let quota = quota::limit(shared, attempt.spec.sandbox);
+    let over = quota::exceeded(shared, &key, quota);
+    tokio::pin!(over);
     let mut printing = true;
     let mut cut: Option<Ending> = None;
     let ended: Ended = loop {
@@ -193,6 +196,13 @@ async fn watch(
             () = &mut timeout, if cut.is_none() => {
                 cut = Some(Ending::of(v1::Ending::TimedOut));
                 end(shared, attempt, CANCEL_GRACE).await;
+            }
+            used = &mut over, if cut.is_none() => {
+                cut = Some(Ending::limit("disk_quota", format!(
+                    "the stage has {} MiB on the disk, more than its {} MiB",
+                    used >> 20, quota >> 20
+                )));
+                end(shared, attempt, Duration::ZERO).await;
             }
             grace = stop_asked(&mut attempt.stop), if cut.is_none() => {
                 cut = Some(Ending::of(v1::Ending::Cancelled));

@@ -9,6 +9,7 @@ mod context;
 mod execute;
 mod image;
 mod prepare;
+mod quota;
 mod script;
 
 use std::collections::BTreeMap;
@@ -52,6 +53,8 @@ pub(crate) struct Shared {
     pub(crate) logs: Destination,
     /// Bytes of one attempt's log.
     pub(crate) log_limit: u64,
+    /// Bytes of one attempt on the disk, where it is less than its sandbox says.
+    pub(crate) disk_limit: Option<u64>,
     pub(crate) clock: Clock,
     pub(crate) shutdown: Shutdown,
     /// To the dispatcher.

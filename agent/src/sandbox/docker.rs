@@ -285,6 +285,11 @@ impl Sandbox for DockerSandbox {
             .boxed()
     }
 
+    async fn written(&self, key: &AttemptKey) -> Result<u64, SandboxError> {
+        let written = self.engine.written_bytes(&stage_name(key)).await;
+        written.map_err(failed)
+    }
+
     async fn wait(&self, key: &AttemptKey) -> Result<Ended, SandboxError> {
         let name = stage_name(key);
         let code = self

@@ -131,6 +131,10 @@ impl Sandbox for FakeSandbox {
         }
     }
 
+    async fn written(&self, _: &AttemptKey) -> Result<u64, SandboxError> {
+        Ok(0)
+    }
+
     async fn wait(&self, key: &AttemptKey) -> Result<Ended, SandboxError> {
         let running = self.running(key)?;
         let mut started = running.started.subscribe();

@@ -146,6 +146,8 @@ pub trait Sandbox: Send + Sync {
     fn output(&self, key: &AttemptKey) -> BoxStream<'static, Result<Bytes, SandboxError>>;
     /// Waits for the end.
     async fn wait(&self, key: &AttemptKey) -> Result<Ended, SandboxError>;
+    /// Bytes that it has written outside its workspace, on the host's disk.
+    async fn written(&self, key: &AttemptKey) -> Result<u64, SandboxError>;
     /// Ends it: SIGTERM, then SIGKILL after `grace`.
     async fn stop(&self, key: &AttemptKey, grace: Duration) -> Result<(), SandboxError>;
     /// Removes everything of an attempt; fine when nothing is there.

@@ -16,6 +16,8 @@ pub struct Confinement {
     pub limits: Limits,
     /// What it may.
     pub security: Security,
+    /// Bytes on the host's disk: the workspace and the container's own layer.
+    pub disk_bytes: u64,
     /// Memory file systems.
     pub tmpfs: BTreeMap<String, String>,
     /// `uid:gid`; `None` = the image's.
@@ -65,6 +67,7 @@ fn strict() -> Confinement {
             read_only_root: true,
             init: true,
         },
+        disk_bytes: 10 * GIB,
         tmpfs: BTreeMap::from([
             (
                 "/tmp".to_owned(),
@@ -97,6 +100,7 @@ fn standard() -> Confinement {
             read_only_root: false,
             init: true,
         },
+        disk_bytes: 20 * GIB,
         tmpfs: BTreeMap::new(),
         user: None,
     }

@@ -154,3 +154,29 @@ async fn a_log_ends_at_its_limit_and_says_so() {
         world.containers_gone(&key).await;
     }
 }
+
+#[tokio::test]
+async fn a_stage_that_fills_the_disk_is_ended_wherever_in_its_container_it_writes() {
+    if !docker() {
+        return;
+    }
+    let mut world = World::new(&[]).await;
+    "disk_mib = 32\n".clone_into(&mut world.settings);
+    world.start_agent().await;
+    for place in ["/workspace/big", "/home-of-nobody"] {
+        let fill = format!("dd if=/dev/zero of={place} bs=1M count=80 2>/dev/null");
+        let key = world.assign(&[&fill, "sleep 300"], |_, _| {}).await;
+        let result = world.result(&key).await;
+        let word = (result.ending(), result.reason.as_str());
+        assert_eq!(
+            word,
+            (v1::Ending::Limit, "disk_quota"),
+            "{place}: {result:?}"
+        );
+        assert!(result.detail.contains("more than its 32 MiB"), "{result:?}");
+        world.containers_gone(&key).await;
+    }
+    let fits = "dd if=/dev/zero of=/workspace/fits bs=1M count=8 2>/dev/null";
+    let key = world.assign(&[fits, "sleep 5"], |_, _| {}).await;
+    assert_eq!(world.result(&key).await.exit_code, 0);
+}

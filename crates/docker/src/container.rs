@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum, HealthStatusEnum};
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, InspectContainerOptions, KillContainerOptionsBuilder,
-    ListContainersOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
-    StopContainerOptionsBuilder,
+    CreateContainerOptionsBuilder, InspectContainerOptions, InspectContainerOptionsBuilder,
+    KillContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
+    StartContainerOptions, StopContainerOptionsBuilder,
 };
 
 use crate::engine::{LONG, SHORT, within};
@@ -184,6 +184,21 @@ impl Engine {
             .docker
             .inspect_container(id, None::<InspectContainerOptions>);
         view(within("inspect container", SHORT, look).await?)
+    }
+
+    /// Bytes of a container's own layer: what it has written that is neither in a volume nor in memory.
+    /// The engine walks the layer for it.
+    ///
+    /// # Errors
+    /// `NotFound` when it is not there.
+    pub async fn written_bytes(&self, id: &str) -> Result<u64, DockerError> {
+        let options = InspectContainerOptionsBuilder::default().size(true).build();
+        let look = self.docker.inspect_container(id, Some(options));
+        let found = within("inspect container", LONG, look).await?;
+        Ok(found
+            .size_rw
+            .and_then(|bytes| u64::try_from(bytes).ok())
+            .unwrap_or(0))
     }
 
     /// All containers, running or not, that carry every one of these labels.
