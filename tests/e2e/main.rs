@@ -3,6 +3,7 @@
 
 mod away;
 mod crash;
+mod declining;
 mod flood;
 mod intake;
 mod live;

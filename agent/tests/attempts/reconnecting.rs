@@ -1,4 +1,5 @@
-//! A stream that breaks swallows what was said last; the next one hears it again.
+//! A stream that breaks swallows what was said last; the next one hears it again. One that is quiet is kept
+//! alive.
 
 use slipway_proto::v1;
 use slipway_proto::v1::agent_message::Message as Said;
@@ -45,4 +46,22 @@ async fn a_stage_that_waits_for_its_go_asks_again_on_a_new_stream() {
     assert_eq!((result.ending(), result.exit_code), (v1::Ending::Exited, 0));
     let hellos = || world.talk.dispatcher.with(|inner| inner.hellos.len());
     eventually("it came back once", || hellos() == 2).await;
+}
+
+#[tokio::test]
+async fn an_idle_agent_says_again_and_again_that_it_is_there() {
+    if !docker() {
+        return;
+    }
+    let mut world = World::new(&[]).await;
+    world.talk.dispatcher.with(|inner| inner.renew_ms = 300);
+    world.start_agent().await;
+    for _ in 0..5 {
+        world
+            .hear(|said| match said {
+                Said::Renew(renew) => renew.held.is_empty().then_some(()),
+                _ => None,
+            })
+            .await;
+    }
 }

@@ -220,13 +220,32 @@ impl Scheduler {
             Nudge::Taken(attempt) => self.grantor.handle(now, Event::Taken(attempt)),
             Nudge::Declined(attempt, reason) => {
                 tracing::info!(stage = %attempt.0, reason, "an agent declined");
-                // Handled like an assignment that nobody answered, only sooner.
-                self.grantor.handle(now, Event::Disowned(attempt));
+                self.pass_over(&attempt.0, &reason);
+                self.grantor.handle(now, Event::Declined(attempt));
             }
             Nudge::State(agent, state) => {
                 if let Some(known) = self.agents.get_mut(&agent) {
                     known.state = state;
                 }
+            }
+        }
+    }
+
+    /// Whoever declined is given nothing until its next renewal, which says how it is: it would only
+    /// decline again, as fast as it is asked.
+    fn pass_over(&mut self, stage: &StageId, reason: &str) {
+        let mut held = self.queue.held();
+        let Some(agent) = held
+            .find(|(id, _)| *id == stage)
+            .map(|(_, h)| h.agent.clone())
+        else {
+            return;
+        };
+        drop(held);
+        match self.agents.get_mut(&agent) {
+            Some(known) if reason == "disk" => known.disk_free = 0.0,
+            _ => {
+                self.heard.remove(&agent);
             }
         }
     }
@@ -237,7 +256,7 @@ impl Scheduler {
         while let Some(action) = self.grantor.poll(now) {
             match action {
                 Action::TakeBack((stage, attempt)) => {
-                    tracing::info!(stage = %stage, attempt, "taken back: nobody answered");
+                    tracing::info!(stage = %stage, attempt, "taken back: declined, or nobody answered");
                     self.app.db.take_back(&stage, i64::from(attempt)).await?;
                     self.refresh_stage(&stage).await?;
                 }

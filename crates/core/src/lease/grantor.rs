@@ -21,6 +21,8 @@ pub enum Event {
     Taken(Attempt),
     /// Its agent renewed it.
     Renewed(Attempt),
+    /// Its agent will not take it: nothing was executed.
+    Declined(Attempt),
     /// Its agent connected without it: it is lost.
     Disowned(Attempt),
     /// It ended.
@@ -32,7 +34,7 @@ pub enum Event {
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Nobody answered the assignment: take it back, without counting a loss.
+    /// Nobody answered the assignment, or it was declined: take it back, without counting a loss.
     TakeBack(Attempt),
     /// The lease ended: the attempt is lost.
     Expire(Attempt),
@@ -78,6 +80,14 @@ impl Grantor {
                 if let Some(lease) = self.leases.get_mut(&attempt) {
                     lease.deadline = now.after(self.terms.lease);
                     lease.taken = true;
+                }
+            }
+            Event::Declined(attempt) => {
+                // One that was taken cannot be declined any more.
+                if let Some(lease) = self.leases.get_mut(&attempt)
+                    && !lease.taken
+                {
+                    lease.deadline = now;
                 }
             }
             Event::Disowned(attempt) => {
@@ -213,6 +223,20 @@ mod tests {
             tick(&mut grantor, 100, 110),
             [(105, Action::TakeBack(attempt(1)))]
         );
+    }
+
+    #[test]
+    fn a_declined_assignment_is_taken_back_at_once_and_one_that_was_taken_is_not() {
+        let mut grantor = calm(100);
+        for n in [1, 2] {
+            grantor.handle(at(100), Event::Granted(attempt(n)));
+        }
+        grantor.handle(at(100), Event::Taken(attempt(2)));
+        for n in [1, 2] {
+            grantor.handle(at(101), Event::Declined(attempt(n)));
+        }
+        assert_eq!(grantor.poll(at(101)), Some(Action::TakeBack(attempt(1))));
+        assert_eq!(grantor.poll(at(101)), None);
     }
 
     #[test]

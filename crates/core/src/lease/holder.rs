@@ -155,14 +155,15 @@ impl Holder {
         if let Some(attempt) = self.fenced.pop() {
             return Some(Action::Fence(attempt));
         }
-        let due = self.connected && !self.held.is_empty() && self.next <= now;
+        // Also with nothing held: who says nothing is taken for gone, and gets no work.
+        let due = self.connected && self.next <= now;
         due.then_some(Action::Renew)
     }
 
     /// When to ask again. An early call is harmless.
     #[must_use]
     pub fn deadline(&self) -> Option<Timestamp> {
-        (self.connected && !self.held.is_empty()).then_some(self.next)
+        self.connected.then_some(self.next)
     }
 
     /// What is held, in order.
@@ -174,6 +175,7 @@ impl Holder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lease::terms::Terms;
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_millis(seconds * 1_000)
@@ -205,7 +207,6 @@ mod tests {
     #[test]
     fn renewals_come_every_twenty_seconds_and_every_five_while_unanswered() {
         let mut holder = holder();
-        assert_eq!(holder.poll(at(0)), None, "nothing held, nothing to say");
         hold(&mut holder, 0, 'A', true);
         assert_eq!(holder.poll(at(0)), Some(Action::Renew));
         holder.handle(at(0), Event::RenewSent);
@@ -215,6 +216,23 @@ mod tests {
         holder.handle(at(6), Event::RenewAnswered);
         assert_eq!(holder.poll(at(19)), None);
         assert_eq!(holder.poll(at(20)), Some(Action::Renew));
+    }
+
+    #[test]
+    fn an_idle_agent_is_heard_as_often_as_a_busy_one() {
+        let terms = Terms::default();
+        let mut holder = holder();
+        let mut heard = at(0);
+        for second in 0..3_600 {
+            holder.handle(at(second), Event::Tick);
+            if holder.poll(at(second)) == Some(Action::Renew) {
+                holder.handle(at(second), Event::RenewSent);
+                holder.handle(at(second), Event::RenewAnswered);
+                heard = at(second);
+            }
+            let silent = at(second).since(heard);
+            assert!(silent <= terms.silent / 2, "silent for {silent:?}");
+        }
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// How long a lease lasts without renewal: the interval of most peers that notice within a minute.
 pub const LEASE: Duration = Duration::from_secs(60);
+/// With short leases a busy machine must not look like a missing one.
+const SILENT_MIN: Duration = Duration::from_secs(10);
 /// How often an unanswered renewal is repeated.
 pub const RENEW_RETRY: Duration = Duration::from_secs(5);
 /// How long an assignment may stay unanswered before it is taken back.
@@ -20,6 +22,8 @@ pub struct Terms {
     pub lease: Duration,
     /// How often it is renewed: two missed renewals end nothing.
     pub renew: Duration,
+    /// An agent that was not heard for so long gets nothing new: two renewals.
+    pub silent: Duration,
     /// After a start no lease is judged for so long: one lease, and time to reconnect.
     pub grace: Duration,
 }
@@ -31,6 +35,7 @@ impl Terms {
         Self {
             lease,
             renew: lease / 3,
+            silent: (lease / 3 * 2).max(SILENT_MIN),
             grace: lease + lease / 2,
         }
     }

@@ -1,15 +1,12 @@
 //! Which agent: hard filters first, then a score.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use super::order::Class;
 use super::report::Unfit;
 use super::snapshot::{Agent, AgentState, Waiting};
 use crate::id::AgentId;
 
-/// An agent that did not renew for so long gets nothing new (two renewals of 20 s).
-pub const SILENT_MAX: Duration = Duration::from_secs(40);
 /// Pressure above which an agent that holds something gets nothing more, percent.
 const CPU_PRESSURE_MAX: f32 = 75.0;
 const MEMORY_PRESSURE_MAX: f32 = 80.0;
@@ -26,7 +23,7 @@ pub(super) fn can_take(agent: &Agent, busy: u32) -> Result<(), Unfit> {
     if agent.state == AgentState::Draining {
         return Err(Unfit::Draining);
     }
-    if !agent.connected || agent.silent > SILENT_MAX {
+    if !agent.connected || agent.silent > agent.silent_max {
         return Err(Unfit::Silent);
     }
     if agent.disk_free < DISK_MIN {

@@ -22,7 +22,6 @@ use crate::id::{AgentId, BuildId, RepoId, StageId};
 use crate::time::Timestamp;
 
 pub use check::{Flaw, check};
-pub use fit::SILENT_MAX;
 pub use order::{AGING, Class};
 pub use report::{Reason, Unfit};
 pub use snapshot::{Agent, AgentState, HALF_LIFE, Held, Usage, Waiting};

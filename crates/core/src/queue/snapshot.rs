@@ -80,6 +80,8 @@ pub struct Agent {
     pub connected: bool,
     /// How long ago it last renewed.
     pub silent: Duration,
+    /// Silent for longer, it gets nothing new.
+    pub silent_max: Duration,
     /// Attempts at once.
     pub slots: u32,
     /// Set by the server at join; `arch` from its facts.

@@ -18,6 +18,7 @@ fn agent(slots: u32) -> Agent {
         state: AgentState::Ready,
         connected: true,
         silent: Duration::ZERO,
+        silent_max: Duration::from_secs(40),
         slots,
         labels: BTreeMap::new(),
         disk_free: 90.0,

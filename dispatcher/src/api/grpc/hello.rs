@@ -76,7 +76,7 @@ pub(super) async fn greet(
             lease_ms: millis(app.settings.terms.lease),
             renew_ms: millis(app.settings.terms.renew),
         },
-        facts: facts(agent, hello),
+        facts: facts(agent, hello, app.settings.terms.silent),
         kept,
         disowned,
     })
@@ -102,7 +102,7 @@ async fn is_unknown(app: &App, agent: &AgentId, key: &AttemptKey) -> Result<bool
 
 /// Labels that gate placement come from the join record; of the agent's own word only the
 /// architecture is taken.
-fn facts(agent: &PeerAgent, hello: &v1::Hello) -> Agent {
+fn facts(agent: &PeerAgent, hello: &v1::Hello, silent_max: std::time::Duration) -> Agent {
     let mut labels: BTreeMap<String, String> =
         serde_json::from_str(&agent.row.labels).unwrap_or_default();
     let facts = hello.facts.clone().unwrap_or_default();
@@ -119,6 +119,7 @@ fn facts(agent: &PeerAgent, hello: &v1::Hello) -> Agent {
         },
         connected: true,
         silent: std::time::Duration::ZERO,
+        silent_max,
         slots: hello.slots.min(SLOTS_MAX),
         labels,
         disk_free: percent(facts.disk_free_bytes, facts.disk_total_bytes),
