@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use slipway_core::lease::terms::Terms;
 use slipway_tests::eventually;
 
 use crate::crash::{GATED, SOON, containers, ended_once, let_go, running};
-use crate::place::Place;
+use crate::place::{LEASE_SECONDS, Place};
 
 /// The id of the only stage.
 async fn stage_of(place: &Place, build: &str) -> String {
@@ -127,4 +128,26 @@ async fn is_forgotten(place: &Place, stage: &str) {
         (!file.exists()).then_some(())
     });
     gone.await.expect("answered");
+}
+
+/// Nothing happens for longer than an agent may be silent: the next push is built all the same.
+#[tokio::test]
+async fn an_agent_that_was_idle_for_long_gets_the_next_stage() {
+    if slipway_tests::require("docker").is_none() {
+        return;
+    }
+    let Some(mut place) = Place::postgres().await else {
+        return;
+    };
+    place.start_dispatcher().await;
+    place.start_agent("agent-a").await;
+    let (hook, body) = place.pushed(slipway_tests::cluster::ONE_STAGE).await;
+    let terms = Terms::of(Duration::from_secs(LEASE_SECONDS));
+    // The time itself is what is tested.
+    tokio::time::sleep(terms.silent + Duration::from_secs(2)).await;
+    hook.deliver(&place.rest, "d", body).await.expect("taken");
+    let row = place.rest.decided(&hook, "d", SOON).await.expect("decided");
+    let build = row["build_id"].as_str().expect("built");
+    let ended = place.rest.build_ended(build, SOON).await.expect("ended");
+    assert_eq!(ended["status"], "passed", "{ended}");
 }
