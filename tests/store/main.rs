@@ -42,6 +42,7 @@ macro_rules! suites {
 
 suites! {
     access::a_flag_has_a_name_of_its_own,
+    access::a_hidden_failure_is_no_success_of_what_is_not_stored,
     access::a_join_token_is_redeemed_as_often_as_it_says,
     access::a_secret_is_replaced_whole,
     access::a_token_is_revoked_once,

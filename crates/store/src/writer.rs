@@ -272,6 +272,11 @@ async fn transaction(pool: &mut Pool, batch: &mut [Box<dyn Command>]) -> Result<
     }
 }
 
+/// PostgreSQL answers COMMIT without an error when a statement failed before it and the command hid
+/// that, and then rolls back. These fail instead, in the same round trip.
+const COMMIT_ALONE: &str = "SELECT 1; COMMIT";
+const COMMIT: &str = "RELEASE SAVEPOINT command; COMMIT";
+
 /// Applies each command; answers with how the transaction ends. Between two commands the savepoint
 /// moves on in one round trip, and a command that is alone needs none.
 async fn apply_all(
@@ -280,17 +285,17 @@ async fn apply_all(
 ) -> Result<&'static str, StoreError> {
     if let [alone] = batch {
         let end = if alone.apply(tx).await {
-            "COMMIT"
+            COMMIT_ALONE
         } else {
             "ROLLBACK"
         };
         return Ok(end);
     }
-    let (mut next, mut end) = ("SAVEPOINT command", "COMMIT");
+    let (mut next, mut end) = ("SAVEPOINT command", COMMIT);
     for command in batch {
         tx.control(next).await?;
         (next, end) = if command.apply(tx).await {
-            ("RELEASE SAVEPOINT command; SAVEPOINT command", "COMMIT")
+            ("RELEASE SAVEPOINT command; SAVEPOINT command", COMMIT)
         } else {
             // The savepoint itself stays.
             (

@@ -140,10 +140,7 @@ async fn production_needs_a_second_person_whose_identity_is_its_token() {
     let (mut world, _one, _) = serving_one().await;
     let two = Instance::start().await;
     world.fakes.target.serve(&image('2'), &two.address);
-    let approval = serde_json::json!({
-        "groups": [], "min_approvals": 1, "approver_not_initiator": true, "expiry_ms": 86_400_000
-    });
-    let change = |deploy: &mut serde_json::Value| deploy["environments"][1]["approval"] = approval;
+    let change = |deploy: &mut serde_json::Value| rule(deploy, 1, DAY);
     let id = world
         .deploy("production", &image('2'), change)
         .await
@@ -226,10 +223,7 @@ async fn an_approval_is_void_when_the_target_changed_before_its_use() {
     world
         .until(&holder, "watched", |row| row.phase == "watch")
         .await;
-    let approval = serde_json::json!({
-        "groups": [], "min_approvals": 1, "approver_not_initiator": true, "expiry_ms": 86_400_000
-    });
-    let change = |deploy: &mut serde_json::Value| deploy["environments"][1]["approval"] = approval;
+    let change = |deploy: &mut serde_json::Value| rule(deploy, 1, DAY);
     let id = world
         .deploy("production", &image('3'), change)
         .await

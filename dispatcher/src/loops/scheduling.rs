@@ -234,14 +234,10 @@ impl Scheduler {
     /// Whoever declined is given nothing until its next renewal, which says how it is: it would only
     /// decline again, as fast as it is asked.
     fn pass_over(&mut self, stage: &StageId, reason: &str) {
-        let mut held = self.queue.held();
-        let Some(agent) = held
-            .find(|(id, _)| *id == stage)
-            .map(|(_, h)| h.agent.clone())
-        else {
+        let held = self.queue.held().find(|(id, _)| *id == stage);
+        let Some(agent) = held.map(|(_, held)| held.agent.clone()) else {
             return;
         };
-        drop(held);
         match self.agents.get_mut(&agent) {
             Some(known) if reason == "disk" => known.disk_free = 0.0,
             _ => {

@@ -3,6 +3,7 @@
 use slipway_core::id::{FlagId, TokenId};
 
 use super::sample::{agent_id, at, repo_id, repository, ulid};
+use crate::sql::args;
 use crate::{Db, FlagRow, IdempotencyClaim, JoinOutcome, NewAgent, StoreError};
 
 fn new_agent(n: u32) -> NewAgent {
@@ -56,6 +57,31 @@ pub async fn a_write_that_fails_takes_no_other_with_it(db: Db) {
     let stood: Vec<bool> = outcomes.iter().map(Result::is_ok).collect();
     assert_eq!(stood, good, "{outcomes:?}");
     assert_eq!(db.tokens().await.expect("readable").len(), 5);
+}
+
+/// A write that hides the failure of one of its statements is answered by what is really stored, whether
+/// it is alone or among others.
+pub async fn a_hidden_failure_is_no_success_of_what_is_not_stored(db: Db) {
+    let write = |n: u32| {
+        let row = move |n: u32, hash: String| args![ulid(n), "sam", hash, "[]", at(0), at(100)];
+        let db = db.clone();
+        async move {
+            let body = db.write(move |tx| {
+                Box::pin(async move {
+                    let insert = include_str!("../queries/api_tokens/insert.sql");
+                    tx.execute(insert, row(n, format!("hash-{n}"))).await?;
+                    let _hidden = tx.execute(insert, row(n, "again".to_owned())).await;
+                    Ok(())
+                })
+            });
+            body.await
+        }
+    };
+    let mut told = vec![write(1).await];
+    told.extend(futures::future::join_all((2..6).map(write)).await);
+    let stored = db.tokens().await.expect("readable").len();
+    let good = told.iter().filter(|outcome| outcome.is_ok()).count();
+    assert_eq!(good, stored, "{told:?}");
 }
 
 /// A token is found by its hash, and revoked once.
