@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 6] = ["agent", "log", "cache", "rollout", "router", "admin"];
+const FILES: [&str; 7] = [
+    "agent", "log", "cache", "rollout", "router", "admin", "identity",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=slipway");

@@ -32,6 +32,10 @@ pub struct Config {
     pub allowed_sources: Vec<String>,
     /// Private addresses, with ports, that stages may reach.
     pub allowed_addresses: Vec<String>,
+    /// What `slipway doctor --agent` probes the sandbox with: an image with busybox's tools.
+    pub probe_image: String,
+    /// Whether code from outside may be executed by an engine without user namespaces.
+    pub without_user_namespaces: bool,
     /// Most memory of a stage's container, MiB; 0 = what its sandbox says.
     pub memory_mib: u64,
     /// Most that a stage has on the disk, MiB; 0 = what its sandbox says.
@@ -78,6 +82,15 @@ pub struct EcrSetting {
 }
 
 impl Config {
+    /// The dispatchers' addresses.
+    #[must_use]
+    pub(crate) fn dispatchers(&self) -> Vec<String> {
+        let all = self.dispatcher.split(',').map(str::trim);
+        all.filter(|address| !address.is_empty())
+            .map(str::to_owned)
+            .collect()
+    }
+
     /// The most output of one attempt, bytes.
     ///
     /// # Errors
@@ -101,6 +114,14 @@ impl Config {
     #[must_use]
     pub(crate) fn memory(&self) -> Option<u64> {
         (self.memory_mib > 0).then(|| self.memory_mib.saturating_mul(1 << 20))
+    }
+
+    /// Defaults, then the file, then `SLIPWAY_AGENT_…`.
+    ///
+    /// # Errors
+    /// When a source cannot be used.
+    pub fn load(file: Option<&Path>) -> Result<Self, slipway_daemon::config::ConfigError> {
+        slipway_daemon::config::load(DEFAULTS, file, "AGENT")
     }
 
     /// The defaults with everything below `dir` and no health port: what `slipway up` and tests

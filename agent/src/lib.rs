@@ -11,14 +11,15 @@ mod cache_watch;
 pub mod capacity;
 mod clean_up;
 pub mod config;
+mod dispatchers;
 pub mod held;
-mod identity;
 mod inventory;
 mod link;
 mod log_stream;
 mod logins;
+pub mod probe;
 mod run;
 pub mod sandbox;
 pub mod workspace;
 
-pub use run::{Parts, run, serve};
+pub use run::{IDENTITY_FILE, Parts, run, serve};

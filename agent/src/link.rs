@@ -2,6 +2,7 @@
 //! `core::lease::holder`, and is opened again, with full jitter, whenever it breaks. What is held goes
 //! on meanwhile.
 
+mod hello;
 mod lease;
 
 use std::collections::BTreeMap;
@@ -22,15 +23,11 @@ use slipway_proto::v1::{self, AgentMessage};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 
 use crate::attempt::{self, Attempt, Shared, Stop};
-use crate::capacity;
 use crate::clean_up::clean_up;
 use crate::held::Kept;
 
-/// Version of the conversation.
-const VERSION: u32 = 1;
 /// Messages on their way to the wire.
 const OUTGOING: usize = 256;
 /// A result that was not answered is sent again after this.
@@ -43,10 +40,11 @@ const TICK: Duration = Duration::from_secs(1);
 /// What the link is made of.
 pub(crate) struct Link {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) channel: Channel,
     pub(crate) slots: u32,
     pub(crate) boot_id: String,
     pub(crate) data_dir: std::path::PathBuf,
+    /// Whether its sandbox needs no proof.
+    pub(crate) trusts_sandbox: bool,
     pub(crate) rng: Rng,
     /// From attempts, to the dispatcher.
     pub(crate) outbox: mpsc::Receiver<AgentMessage>,
@@ -81,6 +79,8 @@ struct State {
     /// Attempts under way, for whoever waits for a quiet moment.
     busy: watch::Sender<usize>,
     draining: bool,
+    /// The highest of those who led.
+    epoch: u64,
 }
 
 impl State {
@@ -117,6 +117,7 @@ impl Link {
             finished,
             busy: watch::Sender::new(0),
             draining: false,
+            epoch: 0,
         };
         for held in kept {
             if let Some(result) = held.result {
@@ -139,6 +140,7 @@ impl Link {
                 Ok(false) => failures = 0,
                 Err(error) => {
                     failures += 1;
+                    self.shared.dispatchers.next();
                     tracing::info!(error = format!("{error:#}"), "no stream to the dispatcher");
                 }
             }
@@ -196,11 +198,9 @@ impl Link {
         let (outgoing, receiver) = mpsc::channel(OUTGOING);
         let hello = self.hello(state).await;
         outgoing.send(said(Out::Hello(hello))).await?;
-        let mut request = tonic::Request::new(ReceiverStream::new(receiver));
-        let bearer = self.shared.logs.bearer.clone();
-        request.metadata_mut().insert("authorization", bearer);
-        let mut client =
-            AgentsClient::new(self.channel.clone()).max_decoding_message_size(DECODE_MAX);
+        let request = ReceiverStream::new(receiver);
+        let mut client = AgentsClient::new(self.shared.dispatchers.control())
+            .max_decoding_message_size(DECODE_MAX);
         let linked = self.awake(&mut state.holder, client.link(request)).await;
         let mut messages = linked?.into_inner();
         let mut retry = tokio::time::interval(RESULT_RETRY);
@@ -257,41 +257,6 @@ impl Link {
         }
     }
 
-    async fn hello(&self, state: &State) -> v1::Hello {
-        let mut facts = capacity::facts(&self.data_dir);
-        match self.shared.sandbox.engine().await {
-            Ok((version, buildkit, reproducible)) => {
-                facts.engine_version = version;
-                facts.buildkit = buildkit;
-                facts.reproducible_images = reproducible;
-            }
-            Err(error) => tracing::warn!(%error, "the container engine does not answer"),
-        }
-        let held = |key: &AttemptKey, what: v1::HeldState| v1::HeldAttempt {
-            attempt: Some(key.into()),
-            state: what.into(),
-        };
-        let mut all: Vec<v1::HeldAttempt> = state
-            .live
-            .keys()
-            .map(|key| held(key, v1::HeldState::Running))
-            .collect();
-        all.extend(
-            state
-                .results
-                .keys()
-                .map(|key| held(key, v1::HeldState::Finished)),
-        );
-        v1::Hello {
-            version: VERSION,
-            boot_id: self.boot_id.clone(),
-            slots: if state.draining { 0 } else { self.slots },
-            labels: std::collections::HashMap::new(),
-            facts: Some(facts),
-            held: all,
-        }
-    }
-
     async fn heard(
         &self,
         state: &mut State,
@@ -300,7 +265,11 @@ impl Link {
     ) -> anyhow::Result<()> {
         let now = self.shared.clock.ticks();
         match message {
+            In::Redirect(redirect) => self.shared.dispatchers.go_to(&redirect.address),
             In::Welcome(welcome) => {
+                // One that was frozen while another took over does not know it yet.
+                anyhow::ensure!(welcome.epoch >= state.epoch, "it does not lead any more");
+                state.epoch = welcome.epoch;
                 let lease = Duration::from_millis(welcome.lease_ms);
                 let renew = Duration::from_millis(welcome.renew_ms);
                 if !lease.is_zero() && !renew.is_zero() {

@@ -19,8 +19,8 @@ use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::Channel;
+
+use crate::dispatchers::Dispatchers;
 
 /// Bytes sent and not yet received by the dispatcher.
 const WINDOW: u64 = 4 * 1024 * 1024;
@@ -69,15 +69,6 @@ pub(crate) struct LogWriter {
     sent: watch::Receiver<Sent>,
 }
 
-/// Where frames go.
-#[derive(Clone)]
-pub(crate) struct Destination {
-    /// A connection of its own, so that output never delays a renewal.
-    pub(crate) channel: Channel,
-    /// The agent's credential.
-    pub(crate) bearer: MetadataValue<Ascii>,
-}
-
 impl LogWriter {
     /// Opens an attempt's log and starts to send it.
     ///
@@ -87,7 +78,7 @@ impl LogWriter {
         spool: &Path,
         key: &AttemptKey,
         patterns: Arc<Patterns>,
-        destination: Destination,
+        destination: Arc<Dispatchers>,
         limit: u64,
         shutdown: &Shutdown,
     ) -> std::io::Result<Self> {
@@ -234,7 +225,7 @@ impl LogWriter {
 struct Sender {
     key: AttemptKey,
     path: PathBuf,
-    destination: Destination,
+    destination: Arc<Dispatchers>,
     written: watch::Receiver<Written>,
     progress: watch::Sender<Sent>,
 }
@@ -265,12 +256,10 @@ impl Sender {
 
     async fn stream(&mut self) -> anyhow::Result<Over> {
         let mut client =
-            LogsClient::new(self.destination.channel.clone()).max_decoding_message_size(DECODE_MAX);
+            LogsClient::new(self.destination.output()).max_decoding_message_size(DECODE_MAX);
         let (frames, outgoing) = mpsc::channel::<LogFrame>(FRAMES);
-        let mut request = tonic::Request::new(ReceiverStream::new(outgoing));
-        let bearer = self.destination.bearer.clone();
-        request.metadata_mut().insert("authorization", bearer);
-        let mut acks = client.append(request).await?.into_inner();
+        let outgoing = ReceiverStream::new(outgoing);
+        let mut acks = client.append(outgoing).await?.into_inner();
         let mut file = File::open(&self.path).await?;
         let mut next = self.progress.borrow().received;
         let mut close_sent = false;

@@ -7,21 +7,21 @@ use std::time::Duration;
 use anyhow::Context as _;
 use futures::FutureExt as _;
 use slipway_cache_client::LocalCache;
+use slipway_core::access::PeerRole;
 use slipway_daemon::{Clock, Health, Rng, Shutdown};
 use slipway_docker::Engine;
+use slipway_identity::{Establish, Own};
 use slipway_proto::v1::AgentMessage;
 use tokio::sync::mpsc;
-use tonic::transport::{Channel, Endpoint};
 
 use crate::attempt::Shared;
 use crate::cache_watch;
 use crate::capacity;
 use crate::config::Config;
+use crate::dispatchers::Dispatchers;
 use crate::held::Held;
-use crate::identity::Identity;
 use crate::inventory;
 use crate::link::Link;
-use crate::log_stream::Destination;
 use crate::logins;
 use crate::sandbox::Sandbox;
 use crate::sandbox::deny_list::DenyList;
@@ -29,8 +29,8 @@ use crate::sandbox::docker::{DockerSandbox, Logins};
 
 /// Messages of attempts that wait for the stream.
 const OUTBOX: usize = 1_024;
-/// Between two tries to join.
-const JOIN_RETRY: Duration = Duration::from_secs(1);
+/// Key and certificate, below the data folder.
+pub const IDENTITY_FILE: &str = "identity.pem";
 
 /// How long removing containers, and the last bytes of logs, may take when the agent stops.
 const CLEAN_UP_LIMIT: Duration = Duration::from_secs(10);
@@ -74,18 +74,6 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     serve(config, Parts::real(), shutdown).await
 }
 
-fn channel(address: &str) -> anyhow::Result<Channel> {
-    // A half-open connection is noticed within half a minute.
-    Ok(Endpoint::from_shared(address.to_owned())
-        .with_context(|| format!("`{address}` is no address"))?
-        .connect_timeout(Duration::from_secs(5))
-        .http2_keep_alive_interval(Duration::from_secs(10))
-        .keep_alive_timeout(Duration::from_secs(20))
-        .keep_alive_while_idle(true)
-        .tcp_nodelay(true)
-        .connect_lazy())
-}
-
 /// Serves until shutdown, and until everything held has been answered for.
 ///
 /// # Errors
@@ -97,16 +85,17 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
     }
     let [held_dir, work_dir, spool_dir] = dirs;
     let work_dir = work_dir.canonicalize()?;
-    let control = channel(&config.dispatcher)?;
-    let Some(identity) = join(&config, &control, &shutdown).await? else {
+    let Some(own) = identity(&config, &parts, &shutdown).await? else {
         return Ok(());
     };
+    // A sandbox of the caller's has no engine to prove anything of.
+    let given = parts.sandbox.is_some();
     let sandbox = match parts.sandbox {
         Some(sandbox) => sandbox,
         None => {
             deny(&config).await?;
             let logins = logins::configured(&config, &parts.clock, parts.logins).await;
-            docker(&config, &identity.agent_id, &parts.rng, logins)?
+            docker(&config, &own.id(), &parts.rng, logins)?
         }
     };
     let (outbox, messages) = mpsc::channel::<AgentMessage>(OUTBOX);
@@ -126,11 +115,7 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
         work_dir,
         spool_dir,
         allowed: config.allowed_sources.clone(),
-        logs: Destination {
-            // A connection of its own: a full window of output never delays a renewal.
-            channel: channel(&config.dispatcher)?,
-            bearer: identity.bearer()?,
-        },
+        dispatchers: Arc::new(Dispatchers::new(own, config.dispatchers())?),
         clock: parts.clock.clone(),
         shutdown: shutdown.child(),
         outbox,
@@ -147,10 +132,10 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
     };
     let link = Link {
         shared: Arc::clone(&shared),
-        channel: control,
         slots,
         boot_id: hex::encode(parts.rng.bytes::<16>()),
         data_dir: config.data_dir.clone(),
+        trusts_sandbox: given,
         rng: parts.rng,
         outbox: messages,
         shutdown,
@@ -176,30 +161,25 @@ fn watch_cache(config: &Config, cache: Option<LocalCache>, health: &Health, shut
     });
 }
 
-/// Joins, waiting for a dispatcher that is not there yet. `None` when the agent is to stop before.
-async fn join(
+/// Who this agent is. `None` when it is to stop before it knows.
+async fn identity(
     config: &Config,
-    channel: &Channel,
+    parts: &Parts,
     shutdown: &Shutdown,
-) -> anyhow::Result<Option<Identity>> {
+) -> anyhow::Result<Option<Own>> {
     let name = if config.name.is_empty() {
         capacity::host_name()
     } else {
         config.name.clone()
     };
-    loop {
-        let joined = Identity::load_or_join(&config.data_dir, channel, &config.join_token, &name);
-        match joined.await {
-            Ok(identity) => return Ok(Some(identity)),
-            Err(error) if error.to_string().contains("join_token") => return Err(error),
-            Err(error) if config.join_token.is_empty() => return Err(error),
-            Err(error) => tracing::info!("cannot join yet: {error:#}"),
-        }
-        tokio::select! {
-            () = shutdown.cancelled() => return Ok(None),
-            () = tokio::time::sleep(JOIN_RETRY) => {}
-        }
-    }
+    let establish = Establish {
+        role: PeerRole::Agent,
+        file: config.data_dir.join(IDENTITY_FILE),
+        dispatchers: config.dispatchers(),
+        join_token: &config.join_token,
+        name: &name,
+    };
+    establish.run(&parts.clock, &parts.rng, shutdown).await
 }
 
 /// Denies stages what is not theirs to reach, where this host can.
@@ -211,6 +191,18 @@ async fn deny(config: &Config) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// Docker with this agent's settings, for trials of the sandbox itself.
+pub(crate) async fn sandbox(
+    config: &Config,
+    install: &str,
+    clock: &Clock,
+    rng: &Rng,
+) -> anyhow::Result<Arc<dyn Sandbox>> {
+    let none: Logins = Arc::new(|_| futures::future::ready(None).boxed());
+    let logins = logins::configured(config, clock, none).await;
+    docker(config, install, rng, logins)
 }
 
 fn docker(

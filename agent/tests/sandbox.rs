@@ -13,7 +13,7 @@ use slipway_agent::sandbox::docker::DockerSandbox;
 use slipway_agent::sandbox::fake::{FakeSandbox, Script};
 use slipway_agent::sandbox::{Sandbox, StageRun};
 use slipway_core::pipeline::Sandbox as Profile;
-use slipway_daemon::Rng;
+use slipway_daemon::{Clock, Rng};
 use slipway_docker::Engine;
 use slipway_proto::convert::AttemptKey;
 use slipway_proto::v1::AttemptRef;
@@ -129,4 +129,46 @@ async fn docker_keeps_the_contract() {
     let install = format!("sandbox-test-{}", std::process::id());
     let nobody = Arc::new(|_: &str| futures::future::ready(None).boxed());
     contract(&DockerSandbox::new(engine, install, Rng::system(), nobody)).await;
+}
+
+/// Every limit of the real profiles, seen from inside, with its control.
+#[tokio::test]
+async fn sandbox_probe() {
+    if !Path::new("/var/run/docker.sock").exists() {
+        // Required or not is said by the contract above.
+        eprintln!("skipped: docker not installed");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = slipway_agent::config::Config::in_dir(dir.path());
+    "slipway-busybox:1".clone_into(&mut config.probe_image);
+    let (clock, rng) = (Clock::system(), Rng::system());
+    let report = slipway_agent::probe::probe(&config, &clock, &rng)
+        .await
+        .unwrap();
+    let bad: Vec<String> = report
+        .findings
+        .iter()
+        .filter(|f| !f.good && f.what != "user namespaces" && f.what != "deny list")
+        .map(|f| format!("{} {}: {}", f.profile, f.what, f.found))
+        .collect();
+    assert!(bad.is_empty(), "{}", bad.join("\n"));
+    assert!(report.findings.len() > 60, "{}", report.findings.len());
+    let engine = Engine::open(None).await.unwrap();
+    let facts = engine.facts().await.unwrap();
+    let filtered = report
+        .findings
+        .iter()
+        .any(|f| f.what == "deny list" && f.good);
+    // What is not there proves nothing, and nothing of a trial is left.
+    assert_eq!(report.proves_strict(), facts.user_namespaces && filtered);
+    let proof = slipway_agent::probe::Proof::of_strict(dir.path(), &facts.version);
+    assert_eq!(proof, report.proves_strict());
+    let left: Vec<_> = std::fs::read_dir(dir.path())
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.file_name())
+        .filter(|name| name.to_string_lossy().starts_with("probe-"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
 }

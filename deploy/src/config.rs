@@ -8,7 +8,7 @@ use slipway_store::Settings;
 const DEFAULTS: &str = include_str!("../default-config.toml");
 
 /// Settings of the coordinator; see `default-config.toml`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Deserialize)]
 pub struct Config {
     /// A file, or `postgres://…`.
     pub database: String,
@@ -16,12 +16,26 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// The API.
     pub listen: String,
+    /// The dispatcher, `https://host:port`: gives this coordinator its certificate.
+    pub dispatcher: String,
+    /// Redeemed once, at the first start.
+    pub join_token: String,
     /// Health and metrics; empty = none.
     pub health_address: String,
     /// What a collector of metrics on another host brings; empty = only this host is told them.
     pub metrics_token: String,
     /// What a rollout takes when the file does not say.
     pub defaults: Defaults,
+}
+
+/// Shows no token.
+impl std::fmt::Debug for Config {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Config")
+            .field("listen", &self.listen)
+            .field("state_dir", &self.state_dir)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What a rollout takes when the pipeline file does not say.

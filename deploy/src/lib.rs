@@ -5,7 +5,8 @@
 //! comes next (that is `slipway_core::rollout`), build anything, or carry traffic.
 //!
 //! Invariants: an intent is stored before its effect; only what was read back counts; whoever lost
-//! the lock or the lease stops; identity comes from the caller's token and from nothing else.
+//! the lock or the lease stops; identity comes from the caller's token, or the
+//! certificate of its connection, and from nothing else.
 
 mod api;
 pub mod args;
@@ -22,4 +23,4 @@ pub use config::Config;
 pub use places::{
     Adapters, Connect, EnvironmentTarget, Policy, ServiceAddress, ensure_environment,
 };
-pub use run::{Parts, run, serve};
+pub use run::{IDENTITY_FILE, Parts, run, serve};

@@ -8,13 +8,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use slipway_core::access::PeerRole;
 use slipway_daemon::health::Health;
 use slipway_daemon::{Clock, Rng, Shutdown};
+use slipway_identity::{Connections, Establish, Guard, Incoming, Own};
 use slipway_proto::v1::rollouts_server::RolloutsServer;
 use slipway_store::{Db, RolloutRow};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
-use tonic::transport::server::TcpIncoming;
 
 use crate::api::RolloutsApi;
 use crate::config::{Config, Defaults};
@@ -24,6 +25,10 @@ use crate::probes::Prober;
 
 /// How long a coordinator owns a rollout without saying so again.
 pub(crate) const OWNER_LEASE: Duration = Duration::from_secs(15);
+/// How long one call may take.
+const CALL_LIMIT: Duration = Duration::from_secs(60);
+/// Key and certificate, below the state folder.
+pub const IDENTITY_FILE: &str = "identity.pem";
 /// How long open work may take when the coordinator stops.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
@@ -40,6 +45,8 @@ pub struct Parts {
     pub health: Health,
     /// Opens targets and routers; `None` = the real ones.
     pub connect: Option<Arc<dyn Connect>>,
+    /// Who this coordinator is; `None` = what is kept in `Config::state_dir`, or a join token.
+    pub identity: Option<Own>,
     /// The API's listener; `None` = bind `Config::listen`.
     pub listener: Option<Arc<std::net::TcpListener>>,
 }
@@ -54,6 +61,7 @@ impl Parts {
             rng: Rng::system(),
             health: Health::new(),
             connect: None,
+            identity: None,
             listener: None,
         }
     }
@@ -177,26 +185,68 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
     work.spawn("sweep", loops::sweep(Arc::clone(&coordinator)));
     work.spawn("retire", loops::retire(Arc::clone(&coordinator)));
     tracing::info!(address = ?listener.local_addr().ok(), owner = coordinator.owner, "coordinator ready");
-    let api = RolloutsServer::new(RolloutsApi::new(coordinator))
-        .max_decoding_message_size(slipway_proto::DECODE_MAX);
-    let stop = shutdown.clone();
-    // The builder's own `tcp_nodelay` does nothing for a listener that it did not bind.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let served = tonic::transport::Server::builder()
-        .max_concurrent_streams(Some(slipway_proto::STREAMS_MAX))
-        .timeout(Duration::from_secs(60))
-        .add_service(api)
-        .serve_with_incoming_shutdown(incoming, async move {
-            stop.cancelled().await;
-        })
-        .await;
+    // Rollouts go on without it; only callers have to wait for it.
+    let identity = match parts.identity {
+        Some(own) => Ok(Some(own)),
+        None => identity(&config, &coordinator, &shutdown).await,
+    };
+    let served = match identity {
+        Ok(Some(own)) => answer(coordinator, own, listener, &shutdown).await,
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
+    };
     work.begin();
     if !work.drained(STOP_LIMIT).await {
         tracing::warn!(
             "rollouts were left in the middle of an effect; the next owner resumes them"
         );
     }
-    served.context("the API failed")
+    served
+}
+
+/// Who this coordinator is. `None` when it is to stop before it knows.
+async fn identity(
+    config: &Config,
+    coordinator: &Coordinator,
+    shutdown: &Shutdown,
+) -> anyhow::Result<Option<Own>> {
+    let establish = Establish {
+        role: PeerRole::Deployer,
+        file: config.state_dir.join(IDENTITY_FILE),
+        dispatchers: config
+            .dispatcher
+            .split(',')
+            .map(|address| address.trim().to_owned())
+            .collect(),
+        join_token: &config.join_token,
+        name: &coordinator.owner,
+    };
+    let found = establish.run(&coordinator.clock, &coordinator.rng, shutdown);
+    found.await.context("the coordinator cannot be called")
+}
+
+/// Serves the API until shutdown.
+async fn answer(
+    coordinator: Arc<Coordinator>,
+    own: Own,
+    listener: TcpListener,
+    shutdown: &Shutdown,
+) -> anyhow::Result<()> {
+    let guard = Guard::new(coordinator.clock.clone());
+    let api = RolloutsServer::new(RolloutsApi::new(coordinator))
+        .max_decoding_message_size(slipway_proto::DECODE_MAX);
+    let incoming = Incoming::start(listener, own.server()?, Connections::new(), shutdown);
+    let stop = shutdown.clone();
+    tonic::transport::Server::builder()
+        .max_concurrent_streams(Some(slipway_proto::STREAMS_MAX))
+        .timeout(CALL_LIMIT)
+        .layer(guard)
+        .add_service(api)
+        .serve_with_incoming_shutdown(incoming, async move {
+            stop.cancelled().await;
+        })
+        .await
+        .context("the API failed")
 }
 
 /// Who this node is, and the proof that it is alone: a restart on the same node claims its rollouts

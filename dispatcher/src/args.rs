@@ -22,6 +22,9 @@ pub struct Options {
     /// Settings file (TOML).
     #[arg(long)]
     pub config: Option<PathBuf>,
+    /// With `high_availability`: start although the database may lose acknowledged work.
+    #[arg(long)]
+    pub i_accept_loss: bool,
     /// What to log: a level, or tracing directives.
     #[arg(long, default_value = "info")]
     pub log: String,
@@ -48,7 +51,11 @@ impl Options {
             "slipway-dispatcher",
             &self.log,
             self.log_format,
-            |shutdown| async { crate::run(config?, shutdown).await },
+            |shutdown| async {
+                let mut config = config?;
+                config.accept_loss |= self.i_accept_loss;
+                crate::run(config, shutdown).await
+            },
         )
     }
 }

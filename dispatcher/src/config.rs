@@ -26,6 +26,12 @@ pub struct Config {
     pub intake_address: SocketAddr,
     /// gRPC for agents and operators.
     pub grpc_address: SocketAddr,
+    /// How agents reach the gRPC address; empty = as it is.
+    pub grpc_url: String,
+    /// Whether to insist on a database that loses nothing with one machine.
+    pub high_availability: bool,
+    /// Whether to start all the same where it may lose acknowledged work.
+    pub accept_loss: bool,
     /// Health and metrics.
     pub health_address: SocketAddr,
     /// What a collector of metrics on another host brings; empty = only this host is told them.
@@ -47,12 +53,25 @@ pub struct Config {
 /// Where objects live.
 #[derive(Clone, Debug, Deserialize)]
 pub struct ObjectsConfig {
-    /// S3 bucket; empty = a folder below `data_dir`.
+    /// S3 bucket; empty = a folder.
     pub bucket: String,
+    /// That folder; empty = below `data_dir`.
+    pub folder: PathBuf,
     /// Region of the bucket.
     pub region: String,
     /// Another service's address.
     pub endpoint: String,
+}
+
+/// What is asked of the database at the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Nothing: one dispatcher, or several without a claim.
+    NotAsked,
+    /// That a commit is on two machines; otherwise a warning.
+    Warned,
+    /// The same; otherwise no start.
+    Demanded,
 }
 
 /// What the running dispatcher needs of them.
@@ -62,6 +81,10 @@ pub struct Settings {
     pub public_url: String,
     /// The coordinator's gRPC address; empty = nothing is deployed.
     pub coordinator: String,
+    /// How agents reach this dispatcher.
+    pub grpc_url: String,
+    /// Whether to insist on a database that loses nothing with one machine.
+    pub durability: Durability,
     /// Repository addresses allowed besides https and ssh.
     pub allowed_sources: Vec<String>,
     /// How often refs are compared, seconds; 0 = never.
@@ -89,6 +112,16 @@ impl Config {
         Ok(Settings {
             public_url: self.public_url.trim_end_matches('/').to_owned(),
             coordinator: self.coordinator.clone(),
+            grpc_url: if self.grpc_url.is_empty() {
+                format!("https://{}", self.grpc_address)
+            } else {
+                self.grpc_url.clone()
+            },
+            durability: match (self.high_availability, self.accept_loss) {
+                (false, _) => Durability::NotAsked,
+                (true, true) => Durability::Warned,
+                (true, false) => Durability::Demanded,
+            },
             allowed_sources: self.allowed_sources.clone(),
             reconcile_seconds: self.reconcile_seconds,
             terms: Terms::of(Duration::from_secs(self.lease_seconds)),

@@ -1,11 +1,12 @@
 //! The composition root: adapters are built, loops are spawned, nothing is decided.
 
+use std::fs::{File, TryLockError};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use slipway_core::access::PeerRole;
 use slipway_core::address::AddressPolicy;
-use slipway_core::id::TokenId;
 use slipway_daemon::listen::{self, Limits};
 use slipway_daemon::{Clock, Health, Resolver, Rng, Shutdown};
 use slipway_objects::{Folder, ObjectStore, S3, S3Settings};
@@ -13,16 +14,13 @@ use slipway_store::{Db, Settings as DbSettings};
 use tokio::net::TcpListener;
 
 use crate::api;
-use crate::config::Config;
+use crate::config::{Config, Durability};
+use crate::identity;
 use crate::intake;
 use crate::loops;
 use crate::seal::Seal;
 use crate::source::GitSource;
 use crate::state::{App, Parts};
-use crate::token::{self, Kind};
-
-/// How long this process's own credential is good; made anew at every start.
-const OWN_TOKEN_LIFE: Duration = Duration::from_secs(365 * 24 * 3_600);
 
 /// How long open calls may take once stopping was asked for.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
@@ -71,11 +69,33 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     } else {
         DbSettings::Postgres(config.database.clone())
     };
+    let _only_one = only_one(&database)?;
     let db = Db::open(&database)
         .await
         .context("cannot open the database")?;
     let parts = parts(&config, db).await?;
     serve(parts, listeners, shutdown).await
+}
+
+/// SQLite has one dispatcher: a second one on the same file would schedule everything twice.
+fn only_one(database: &DbSettings) -> anyhow::Result<Option<File>> {
+    let DbSettings::Sqlite(path) = database else {
+        return Ok(None);
+    };
+    let lock = path.with_extension("lock");
+    let file = File::options()
+        .create(true)
+        .append(true)
+        .open(&lock)
+        .with_context(|| lock.display().to_string())?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => anyhow::bail!(
+            "another dispatcher uses {}; several of them need PostgreSQL",
+            path.display()
+        ),
+        Err(TryLockError::Error(error)) => Err(error.into()),
+    }
 }
 
 /// The real adapters over an open store.
@@ -90,7 +110,11 @@ pub async fn parts(config: &Config, db: Db) -> anyhow::Result<Parts> {
         config.key_file.clone()
     };
     let objects: Arc<dyn ObjectStore> = if config.objects.bucket.is_empty() {
-        Arc::new(Folder::open(config.data_dir.join("objects")).await?)
+        let folder = match config.objects.folder.as_os_str() {
+            none if none.is_empty() => config.data_dir.join("objects"),
+            _ => config.objects.folder.clone(),
+        };
+        Arc::new(Folder::open(folder).await?)
     } else {
         Arc::new(
             S3::open(&S3Settings {
@@ -107,8 +131,11 @@ pub async fn parts(config: &Config, db: Db) -> anyhow::Result<Parts> {
     };
     let health = Health::new();
     health.tell_metrics_to(&config.metrics_token);
+    let (seal, clock) = (Seal::open_or_create(&key_file, &rng)?, Clock::system());
+    let authority = identity::authority(&db, &seal, &clock).await?;
     Ok(Parts {
         settings: config.settings()?,
+        authority,
         db,
         objects,
         source: Arc::new(GitSource::new(
@@ -116,8 +143,8 @@ pub async fn parts(config: &Config, db: Db) -> anyhow::Result<Parts> {
             policy,
             Resolver::system(),
         )),
-        seal: Seal::open_or_create(&key_file, &rng)?,
-        clock: Clock::system(),
+        seal,
+        clock,
         rng,
         health,
     })
@@ -128,8 +155,15 @@ pub async fn parts(config: &Config, db: Db) -> anyhow::Result<Parts> {
 /// # Errors
 /// When the store cannot be used at start.
 pub async fn serve(parts: Parts, listeners: Listeners, shutdown: Shutdown) -> anyhow::Result<()> {
-    let (app, inboxes) = App::new(parts);
-    own_credential(&app).await?;
+    let own = identity::at_hand(
+        &parts.authority,
+        PeerRole::Dispatcher,
+        &parts.clock,
+        &parts.rng,
+        &shutdown,
+    )?;
+    durable(&parts).await?;
+    let (app, inboxes) = App::new(parts, own)?;
     let limits = Limits::default();
     let stop = || shutdown.clone();
     let rest = listen::serve(
@@ -154,18 +188,10 @@ pub async fn serve(parts: Parts, listeners: Listeners, shutdown: Shutdown) -> an
             tracing::error!("gRPC stopped: {error:#}");
         }
     });
-    shutdown.spawn(
-        "inbox",
-        loops::inbox::run(Arc::clone(&app), inboxes.deliveries, stop()),
-    );
-    let scheduling = loops::scheduling::run(Arc::clone(&app), inboxes.nudges, stop());
-    shutdown.spawn("scheduling", scheduling);
-    shutdown.spawn("handover", loops::handover::run(Arc::clone(&app), stop()));
-    shutdown.spawn(
-        "reconcile refs",
-        loops::reconcile_refs::run(Arc::clone(&app), stop()),
-    );
-    shutdown.spawn("schedules", loops::schedules::run(Arc::clone(&app), stop()));
+    let revocation = loops::revocation::run(Arc::clone(&app), stop());
+    shutdown.spawn("revocation", revocation);
+    let leadership = loops::leadership::run(Arc::clone(&app), inboxes, stop());
+    shutdown.spawn("leadership", leadership);
     tracing::info!(database = app.db.engine(), "the dispatcher is ready");
     shutdown.cancelled().await;
     app.link.restart(5_000);
@@ -176,23 +202,23 @@ pub async fn serve(parts: Parts, listeners: Listeners, shutdown: Shutdown) -> an
     Ok(())
 }
 
-/// The dispatcher's own name towards the coordinator; earlier ones are revoked.
-async fn own_credential(app: &App) -> anyhow::Result<()> {
-    let now = app.clock.now();
-    for old in app.db.tokens().await? {
-        if old.subject == "system"
-            && old.revoked_ms.is_none()
-            && let Ok(id) = old.token_id.parse::<TokenId>()
-        {
-            app.db.revoke_token(&id, now).await?;
-        }
+/// Whoever calls an installation highly available must not lose acknowledged work with one machine.
+async fn durable(parts: &Parts) -> anyhow::Result<()> {
+    if parts.settings.durability == Durability::NotAsked {
+        return Ok(());
     }
-    let id: TokenId = app.rng.id(now);
-    let hash = token::hash(Kind::Api, &app.own_token).context("a fresh token is a token")?;
-    let expires = now.after(OWN_TOKEN_LIFE);
-    let roles = r#"["deployer"]"#;
-    app.db
-        .insert_token(&id, "system", &hash, roles, now, expires)
-        .await?;
+    let missing = parts.db.not_durable().await?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let why = format!(
+        "E_HA_NOT_DURABLE: the loss of the database's machine can lose acknowledged deliveries and \
+         results: {}",
+        missing.join("; ")
+    );
+    if parts.settings.durability == Durability::Demanded {
+        anyhow::bail!("{why}; or set `accept_loss` (`--i-accept-loss`) to start all the same");
+    }
+    tracing::warn!("{why}; started all the same, as `accept_loss` says");
     Ok(())
 }

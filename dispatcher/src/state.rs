@@ -3,11 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 
+use slipway_core::access::PeerRole;
 use slipway_core::id::{BuildId, DeliveryId};
 use slipway_daemon::{Clock, Health, Rng};
+use slipway_identity::{Authority, Connections, Own};
 use slipway_objects::ObjectStore;
 use slipway_store::Db;
-use tokio::sync::{Notify, broadcast, mpsc};
+use tokio::sync::{Notify, broadcast, mpsc, watch};
+use tonic::transport::Channel;
 
 use crate::config::Settings;
 use crate::link::Link;
@@ -64,18 +67,41 @@ pub struct App {
     pub logs: Logs,
     /// Wakes the hand-over loop.
     pub handover: Notify,
+    /// Who leads.
+    pub lead: watch::Sender<Lead>,
     /// Builds that changed, for whoever watches.
     pub changes: broadcast::Sender<BuildId>,
-    /// Bearer value of this dispatcher's own calls to the coordinator.
-    pub own_token: String,
+    /// Writes certificates.
+    pub authority: Arc<Authority>,
+    /// This dispatcher's own certificate.
+    pub own: Own,
+    /// gRPC connections of processes that showed a certificate.
+    pub connections: Connections,
+    /// To the coordinator, opened when it is first used; `None` = nothing is deployed.
+    pub coordinator: Option<Channel>,
 }
 
-/// The receiving ends, each for one loop.
+/// A receiving end that passes from the loops of a leader to those of a follower and back.
+pub type Shared<T> = Arc<tokio::sync::Mutex<mpsc::Receiver<T>>>;
+
+/// The receiving ends.
+#[derive(Clone)]
 pub struct Inboxes {
     /// Announced deliveries.
-    pub deliveries: mpsc::Receiver<DeliveryId>,
+    pub deliveries: Shared<DeliveryId>,
     /// The scheduler's nudges.
-    pub nudges: mpsc::Receiver<Nudge>,
+    pub nudges: Shared<Nudge>,
+}
+
+/// Who leads, as far as this dispatcher knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lead {
+    /// Nobody, or nobody that is known.
+    Nobody,
+    /// Another one, and where agents reach it.
+    Other(String),
+    /// This one, under this epoch.
+    Own(i64),
 }
 
 /// What the caller provides; fakes in tests.
@@ -90,6 +116,8 @@ pub struct Parts {
     pub source: Arc<dyn Source>,
     /// The installation's key.
     pub seal: Seal,
+    /// Writes certificates.
+    pub authority: Arc<Authority>,
     /// Time.
     pub clock: Clock,
     /// Randomness.
@@ -100,15 +128,24 @@ pub struct Parts {
 
 impl App {
     /// Puts the parts together.
-    #[must_use]
-    pub fn new(parts: Parts) -> (Arc<Self>, Inboxes) {
+    ///
+    /// # Errors
+    /// When the coordinator's address is none.
+    pub fn new(parts: Parts, own: Own) -> anyhow::Result<(Arc<Self>, Inboxes)> {
         let (announce, deliveries) = mpsc::channel(ANNOUNCED);
         let (nudge, nudges) = mpsc::channel(NUDGES);
         let (changes, _) = broadcast::channel(CHANGES);
         let logs = Logs::new(Arc::clone(&parts.objects), parts.clock.clone());
-        let own_token = crate::token::mint(crate::token::Kind::Api, &parts.rng);
+        let address = &parts.settings.coordinator;
+        let coordinator = match address.as_str() {
+            "" => None,
+            address => Some(own.channel(address, PeerRole::Deployer)?),
+        };
         let app = Self {
-            own_token,
+            authority: parts.authority,
+            own,
+            connections: Connections::new(),
+            coordinator,
             settings: parts.settings,
             db: parts.db,
             objects: parts.objects,
@@ -124,15 +161,13 @@ impl App {
             logs,
             handover: Notify::new(),
             changes,
+            lead: watch::Sender::new(Lead::Nobody),
         };
-        (Arc::new(app), Inboxes { deliveries, nudges })
-    }
-
-    /// Puts this dispatcher's own credential on a call to the coordinator.
-    pub fn coordinator_token(&self, metadata: &mut tonic::metadata::MetadataMap) {
-        if let Ok(value) = format!("Bearer {}", self.own_token).parse() {
-            metadata.insert("authorization", value);
-        }
+        let inboxes = Inboxes {
+            deliveries: Arc::new(tokio::sync::Mutex::new(deliveries)),
+            nudges: Arc::new(tokio::sync::Mutex::new(nudges)),
+        };
+        Ok((Arc::new(app), inboxes))
     }
 
     /// Tells everybody who cares that a build changed.

@@ -8,10 +8,8 @@ use slipway_daemon::Rng;
 pub enum Kind {
     /// A person's or a program's API token.
     Api,
-    /// Lets an agent join.
+    /// Lets a process join.
     Join,
-    /// An agent's own credential.
-    Agent,
     /// One attempt's own.
     Attempt,
 }
@@ -21,7 +19,6 @@ impl Kind {
         match self {
             Self::Api => "slp_",
             Self::Join => "slpj_",
-            Self::Agent => "slpa_",
             Self::Attempt => "slpt_",
         }
     }
@@ -72,7 +69,7 @@ mod tests {
         let token = mint(Kind::Api, &rng);
         assert!(hash(Kind::Api, &token).is_some());
         assert_ne!(hash(Kind::Api, &token).as_deref(), Some(token.as_str()));
-        assert_eq!(hash(Kind::Agent, &token), None, "another kind");
+        assert_eq!(hash(Kind::Attempt, &token), None, "another kind");
         let last = token.chars().last().unwrap();
         let flipped = if last == '0' { '1' } else { '0' };
         let typo = format!("{}{flipped}", &token[..token.len() - 1]);

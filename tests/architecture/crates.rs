@@ -7,6 +7,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("core", &[]),
     ("daemon", &["core"]),
     ("proto", &["core"]),
+    ("identity", &["core", "proto", "daemon"]),
     ("store", &["core"]),
     ("objects", &["core"]),
     ("registry", &["core"]),
@@ -24,6 +25,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "docker",
             "kubernetes",
             "daemon",
+            "identity",
         ],
     ),
     (
@@ -35,6 +37,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "registry",
             "docker",
             "daemon",
+            "identity",
         ],
     ),
     (
@@ -51,6 +54,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "docker",
             "kubernetes",
             "daemon",
+            "identity",
         ],
     ),
     ("router", &["core", "proto", "daemon"]),
@@ -66,7 +70,10 @@ const HOMES: &[(&str, &[&str])] = &[
     ("kube", &["kubernetes"]),
     ("k8s-openapi", &["kubernetes"]),
     ("hyper", &["router", "daemon"]),
-    ("hyper-util", &["router", "daemon", "cache-client", "cache"]),
+    (
+        "hyper-util",
+        &["router", "daemon", "identity", "cache-client", "cache"],
+    ),
     ("axum", &["dispatcher", "cache", "daemon"]),
     ("utoipa", &["dispatcher"]),
     ("utoipa-axum", &["dispatcher"]),
@@ -86,6 +93,7 @@ const HOMES: &[(&str, &[&str])] = &[
         "tonic",
         &[
             "proto",
+            "identity",
             "cache-client",
             "cli",
             "dispatcher",
@@ -95,7 +103,10 @@ const HOMES: &[(&str, &[&str])] = &[
             "router",
         ],
     ),
-    ("rustls", &["daemon", "dispatcher"]),
+    ("rustls", &["daemon", "identity"]),
+    ("tokio-rustls", &["identity"]),
+    ("rcgen", &["identity"]),
+    ("x509-parser", &["identity"]),
     ("miette", &["cli"]),
     (
         "clap",

@@ -5,12 +5,14 @@ mod away;
 mod crash;
 mod declining;
 mod flood;
+mod ha;
 mod intake;
 mod live;
 mod mixed;
 mod place;
 mod power;
 mod rollout;
+mod several;
 mod stories;
 
 use std::path::Path;

@@ -2,10 +2,14 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use slipway_core::access::PeerRole;
 use slipway_daemon::{Clock, Rng};
+use slipway_dispatcher::seal::Seal;
 use slipway_dispatcher::token::{self, Kind};
+use slipway_identity::{Authority, JoinToken};
 use slipway_store::{Db, Settings};
 use slipway_tests::{Hook, Postgres, Process, Repository, Rest, eventually, free_address};
 
@@ -20,6 +24,8 @@ pub(crate) struct Place {
     pub(crate) health: SocketAddr,
     grpc: SocketAddr,
     coordinator_at: SocketAddr,
+    /// Writes certificates; shared by dispatchers and tests.
+    pub(crate) authority: Arc<Authority>,
     database: Settings,
     files: PathBuf,
     dispatcher: Option<Process>,
@@ -68,10 +74,11 @@ impl Place {
         let (rest, intake, grpc, coordinator) = (address(), address(), address(), address());
         let health = address();
         let secret = admin(&database).await;
+        let authority = authority(&database, &files.join("dispatcher")).await;
         let text = format!(
             "data_dir = '{0}/dispatcher'\ndatabase = '{1}'\nrest_address = '{rest}'\n\
              intake_address = '{intake}'\ngrpc_address = '{grpc}'\nhealth_address = '{health}'\n\
-             coordinator = 'http://{coordinator}'\nallowed_sources = ['file://{0}/']\n\
+             coordinator = 'https://{coordinator}'\nallowed_sources = ['file://{0}/']\n\
              reconcile_seconds = 0\nlease_seconds = {LEASE_SECONDS}\n",
             files.display(),
             address_of(&database),
@@ -82,6 +89,7 @@ impl Place {
             health,
             grpc,
             coordinator_at: coordinator,
+            authority,
             database,
             files,
             dispatcher: None,
@@ -148,7 +156,7 @@ impl Place {
         let data = self.files.join(name);
         std::fs::create_dir_all(&data).expect("a folder");
         let mut join = String::new();
-        if !data.join("identity.json").exists() {
+        if !data.join(slipway_agent::IDENTITY_FILE).exists() {
             let db = Db::open(&self.database).await.expect("open");
             let rng = Rng::system();
             join = token::mint(Kind::Join, &rng);
@@ -159,9 +167,10 @@ impl Place {
                 .await
                 .expect("stored");
             db.close().await;
+            join = JoinToken::new(&join, &self.authority.fingerprint()).text();
         }
         let text = format!(
-            "data_dir = '{}'\ndispatcher = 'http://{}'\njoin_token = '{join}'\nname = '{name}'\n\
+            "data_dir = '{}'\ndispatcher = 'https://{}'\njoin_token = '{join}'\nname = '{name}'\n\
              slots = 2\nhealth_address = ''\ncache = '{}/cache.sock'\nallowed_sources = ['file://{}/']\n",
             data.display(),
             self.grpc,
@@ -215,6 +224,15 @@ impl Place {
             address_of(&self.database),
             state.display(),
         );
+        let kept = state.join(slipway_deploy::IDENTITY_FILE);
+        if !kept.exists() {
+            std::fs::create_dir_all(&state).expect("a folder");
+            let (now, rng) = (Clock::system().now(), Rng::system());
+            let own = self
+                .authority
+                .credentials(PeerRole::Deployer, "node", now, &rng);
+            own.and_then(|own| own.save(&kept)).expect("kept");
+        }
         self.coordinator = Some(self.start("coordinator", &text));
         let listens = eventually("the coordinator listens", UP, || async {
             tokio::net::TcpStream::connect(address).await.ok()
@@ -261,7 +279,16 @@ fn address_of(database: &Settings) -> String {
     }
 }
 
-async fn admin(database: &Settings) -> String {
+/// The installation's authority, as the dispatcher finds it at its start.
+pub(crate) async fn authority(database: &Settings, data: &Path) -> Arc<Authority> {
+    let db = Db::open(database).await.expect("open");
+    let seal = Seal::open_or_create(&data.join("keys/seal.key"), &Rng::system()).expect("a key");
+    let made = slipway_dispatcher::identity::authority(&db, &seal, &Clock::system()).await;
+    db.close().await;
+    made.expect("stored")
+}
+
+pub(crate) async fn admin(database: &Settings) -> String {
     slipway_daemon::start::install_crypto();
     let db = Db::open(database).await.expect("open");
     let (rng, now) = (Rng::system(), Clock::system().now());

@@ -6,10 +6,12 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::json;
+use slipway_core::access::PeerRole;
 use slipway_core::id::TokenId;
 use slipway_daemon::{Clock, Rng};
 use slipway_deploy::{EnvironmentTarget, Policy};
 use slipway_dispatcher::token::{self, Kind};
+use slipway_identity::connect;
 use slipway_proto::v1;
 use slipway_proto::v1::rollouts_client::RolloutsClient;
 use slipway_store::{Db, RolloutRow};
@@ -72,9 +74,11 @@ impl Service {
         Some(service)
     }
 
-    async fn client(&self) -> RolloutsClient<tonic::transport::Channel> {
-        let address = format!("http://{}", self.coordinator);
-        RolloutsClient::connect(address).await.expect("connected")
+    fn client(&self) -> RolloutsClient<tonic::transport::Channel> {
+        let address = format!("https://{}", self.coordinator);
+        let known_by = self.place.authority.fingerprint();
+        let channel = connect::pinned(&address, PeerRole::Deployer, &known_by);
+        RolloutsClient::new(channel.expect("an address"))
     }
 
     fn signed<T>(&self, message: T) -> tonic::Request<T> {
@@ -108,7 +112,7 @@ impl Service {
             deploy_json: deploy.to_string(),
             ..v1::StartRolloutRequest::default()
         };
-        let started = self.client().await.start(self.signed(start)).await;
+        let started = self.client().start(self.signed(start)).await;
         started.expect("started").into_inner().deployment_id
     }
 
@@ -118,7 +122,7 @@ impl Service {
             reason: "it is bad".to_owned(),
             to: String::new(),
         };
-        let asked = self.client().await.roll_back(self.signed(ask)).await;
+        let asked = self.client().roll_back(self.signed(ask)).await;
         asked.expect("accepted").into_inner().deployment_id
     }
 

@@ -6,9 +6,12 @@ use std::sync::Arc;
 use slipway_agent::sandbox::Sandbox;
 use slipway_agent::sandbox::fake::FakeSandbox;
 use slipway_cli::embedded::{Embedded, Options, Ports};
+use slipway_core::access::PeerRole;
 use slipway_daemon::Shutdown;
 use slipway_dispatcher::source::{Commit, FakeSource, Source};
+use slipway_identity::{JoinToken, Joined, Own, connect, join};
 use slipway_store::Db;
+use tonic::transport::Channel;
 
 use crate::git::Repository;
 use crate::rest::Rest;
@@ -154,6 +157,41 @@ impl Cluster {
             },
         );
         sha
+    }
+
+    /// gRPC as anybody reaches it: without a certificate.
+    ///
+    /// # Panics
+    /// Never: the address is one.
+    #[must_use]
+    pub fn channel(&self) -> Channel {
+        let (address, known_by) = (self.grpc(), self.up.authority.fingerprint());
+        connect::pinned(&address, PeerRole::Dispatcher, &known_by).expect("an address")
+    }
+
+    /// gRPC as this process reaches it.
+    ///
+    /// # Panics
+    /// Never: the address is one.
+    #[must_use]
+    pub fn channel_of(&self, own: &Own) -> Channel {
+        own.channel(&self.grpc(), PeerRole::Dispatcher)
+            .expect("an address")
+    }
+
+    /// The gRPC address.
+    #[must_use]
+    pub fn grpc(&self) -> String {
+        format!("https://{}", self.up.grpc)
+    }
+
+    /// Redeems a join token.
+    ///
+    /// # Errors
+    /// When it was refused.
+    pub async fn join(&self, token: &str) -> Result<Own, Joined> {
+        let token = JoinToken::read(token)?;
+        join::join(&self.grpc(), &token, "test").await.map(Own::new)
     }
 
     /// Stops everything; answers with the folder, which stays while it is held.

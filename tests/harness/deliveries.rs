@@ -181,6 +181,15 @@ impl Hook {
         rest.send(request.body(body)).await
     }
 
+    /// The same hook, delivered to this dispatcher of several.
+    #[must_use]
+    pub fn at(&self, rest: &Rest) -> Self {
+        Self {
+            url: format!("{}/webhooks/{}", rest.intake(), self.id),
+            ..self.clone()
+        }
+    }
+
     /// Signs and sends.
     ///
     /// # Errors

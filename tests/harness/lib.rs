@@ -4,6 +4,7 @@
 //!
 //! Nothing here decides whether a test passes. Waiting is always for a condition, with a deadline.
 
+pub mod bare;
 pub mod cluster;
 pub mod deliveries;
 pub mod git;
@@ -15,6 +16,7 @@ pub mod rest;
 pub mod traffic;
 pub mod wait;
 
+pub use bare::BareAgent;
 pub use cluster::{Cluster, Parts};
 pub use deliveries::Hook;
 pub use git::Repository;

@@ -35,17 +35,8 @@ impl Postgres {
     }
 
     fn create(initdb: &Path) -> anyhow::Result<Self> {
-        let folder = tempfile::Builder::new()
-            .prefix("slipway-pg")
-            .tempdir_in("/tmp")?;
+        let folder = folder()?;
         let as_other = is_root();
-        if as_other {
-            let owner = Command::new("chown")
-                .arg("postgres")
-                .arg(folder.path())
-                .status()?;
-            ensure!(owner.success(), "the folder cannot be given to `postgres`");
-        }
         let programs = initdb.canonicalize()?.parent().map(Path::to_owned);
         let programs = programs.context("initdb lies in no folder")?;
         let data = folder.path().join("data");
@@ -65,23 +56,29 @@ impl Postgres {
             .output()?;
         let complaint = String::from_utf8_lossy(&made.stderr).into_owned();
         ensure!(made.status.success(), "initdb: {complaint}");
-        let port = wait::free_address()?.port();
-        let log = std::fs::File::create(folder.path().join("log"))?;
         // Durability is what other tests are about; here the engine's SQL is.
-        let server = command(&programs.join("postgres"), as_other)
+        Self::serve(folder, programs, &["fsync=off", "shared_buffers=32MB"])
+    }
+
+    fn serve(
+        folder: tempfile::TempDir,
+        programs: PathBuf,
+        settings: &[&str],
+    ) -> anyhow::Result<Self> {
+        let (port, as_other) = (wait::free_address()?.port(), is_root());
+        let log = std::fs::File::create(folder.path().join("log"))?;
+        let mut server = command(&programs.join("postgres"), as_other);
+        server
             .arg("-D")
-            .arg(&data)
+            .arg(folder.path().join("data"))
             .arg("-k")
             .arg(folder.path())
             .args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1"])
-            .args([
-                "-c",
-                "fsync=off",
-                "-c",
-                "max_connections=120",
-                "-c",
-                "shared_buffers=32MB",
-            ])
+            .args(["-c", "max_connections=120"]);
+        for setting in settings {
+            server.args(["-c", setting]);
+        }
+        let server = server
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -165,6 +162,75 @@ impl Postgres {
     }
 }
 
+impl Postgres {
+    /// A second server that follows this one, and confirms every commit before it is one.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn standby(&self) -> Self {
+        match self.follow() {
+            Ok(standby) => standby,
+            Err(error) => panic!("no standby: {error:#}"),
+        }
+    }
+
+    fn follow(&self) -> anyhow::Result<Self> {
+        let folder = folder()?;
+        let data = folder.path().join("data");
+        let copied = command(&self.programs.join("pg_basebackup"), self.as_other)
+            .args(["-h", "127.0.0.1", "-p", &self.port.to_string()])
+            .args(["-U", "slipway", "-R", "-X", "stream", "-c", "fast", "-D"])
+            .arg(&data)
+            .output()?;
+        let complaint = String::from_utf8_lossy(&copied.stderr).into_owned();
+        ensure!(copied.status.success(), "pg_basebackup: {complaint}");
+        let programs = self.programs.clone();
+        let standby = Self::serve(folder, programs, &["fsync=off", "hot_standby=on"])?;
+        for setting in [
+            "ALTER SYSTEM SET synchronous_standby_names = '*'",
+            "SELECT pg_reload_conf()",
+        ] {
+            let _done = self.query("postgres", setting);
+        }
+        let confirms = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'";
+        wait::until("the standby confirms commits", START, || {
+            (self.query("postgres", confirms) == "1").then_some(())
+        })?;
+        Ok(standby)
+    }
+
+    /// From now on it takes writes, and needs nobody's confirmation.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn promote(&self) {
+        let done = self.query("postgres", "SELECT pg_promote(true, 30)");
+        assert_eq!(done, "t", "it was not promoted");
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// `kill -9` of the server and everything it started.
+    ///
+    /// # Panics
+    /// When there is no `pkill`.
+    pub fn kill(&mut self) {
+        let parent = self.server.id().to_string();
+        // The children first: an orphan would finish its commit.
+        let killed = Command::new("pkill")
+            .args(["-KILL", "-P", &parent])
+            .status();
+        assert!(killed.is_ok(), "pkill is there");
+        let _gone = self.server.kill();
+        let _reaped = self.server.wait();
+    }
+}
+
 impl Drop for Postgres {
     fn drop(&mut self) {
         // SIGQUIT: at once. The folder goes as well.
@@ -172,6 +238,21 @@ impl Drop for Postgres {
         let _gone = Command::new("kill").args(["-QUIT", &pid]).status();
         let _reaped = self.server.wait();
     }
+}
+
+/// A folder of the server's own.
+fn folder() -> anyhow::Result<tempfile::TempDir> {
+    let folder = tempfile::Builder::new()
+        .prefix("slipway-pg")
+        .tempdir_in("/tmp")?;
+    if is_root() {
+        let owner = Command::new("chown")
+            .arg("postgres")
+            .arg(folder.path())
+            .status()?;
+        ensure!(owner.success(), "the folder cannot be given to `postgres`");
+    }
+    Ok(folder)
 }
 
 fn is_root() -> bool {

@@ -53,6 +53,12 @@ fn waits_because(row: &Value) -> String {
 }
 
 impl Rest {
+    /// Where webhooks go.
+    #[must_use]
+    pub fn intake(&self) -> &str {
+        &self.intake
+    }
+
     /// A client of a running system.
     #[must_use]
     pub fn new(rest: SocketAddr, intake: SocketAddr, token: &str) -> Self {

@@ -3,9 +3,11 @@
 //! A row of the catalogue is one named test; rows that need no process are pinned beside their parser.
 
 mod addresses;
+mod agents;
 mod forks;
 mod names;
 mod operators;
+mod peers;
 mod rest;
 mod roles;
 mod webhooks;

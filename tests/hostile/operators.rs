@@ -6,7 +6,7 @@ use slipway_proto::v1;
 use slipway_proto::v1::admin_client::AdminClient;
 use slipway_tests::Cluster;
 use slipway_tests::cluster::FAKE_URL;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Request};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -20,12 +20,7 @@ const ZERO: &str = "0000000000000000000000000000000000000000";
 const WAITS: &str = "version: 1\non:\n  push:\nstages:\n  test:\n    image: slipway-busybox:1\n    labels: {gpu: yes}\n    commands: [make]\n";
 
 async fn channel(cluster: &Cluster) -> Channel {
-    let address = format!("http://{}", cluster.up.grpc);
-    Endpoint::from_shared(address)
-        .expect("good")
-        .connect()
-        .await
-        .expect("good")
+    cluster.channel()
 }
 
 fn by<T>(token: &str, message: T) -> Request<T> {

@@ -142,6 +142,12 @@ fn table() -> Vec<(Method, &'static str, Deed, Value)> {
             none.clone(),
         ),
         (
+            Method::DELETE,
+            "/agents/{agent_id}",
+            Deed::Administer,
+            none.clone(),
+        ),
+        (
             post.clone(),
             "/agents/join-tokens",
             Deed::Administer,

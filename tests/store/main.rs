@@ -44,6 +44,8 @@ suites! {
     access::a_flag_has_a_name_of_its_own,
     access::a_hidden_failure_is_no_success_of_what_is_not_stored,
     access::a_join_token_is_redeemed_as_often_as_it_says,
+    access::a_process_that_joined_may_call_until_it_is_revoked,
+    access::an_installation_has_one_authority,
     access::a_secret_is_replaced_whole,
     access::a_token_is_revoked_once,
     access::a_write_that_fails_takes_no_other_with_it,
@@ -99,7 +101,15 @@ fn statements() -> Vec<(PathBuf, String)> {
 
 async fn all_prepare(db: &Db) {
     let mut wrong = Vec::new();
+    let other = if db.engine() == "sqlite" {
+        ".postgres.sql"
+    } else {
+        ".sqlite.sql"
+    };
     for (path, text) in statements() {
+        if path.to_string_lossy().ends_with(other) {
+            continue;
+        }
         if let Err(error) = conformance::prepare(db, &text).await {
             wrong.push(format!("{}: {error}", path.display()));
         }

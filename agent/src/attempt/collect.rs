@@ -355,12 +355,9 @@ async fn send(
         left = if read == 0 { 0 } else { left - read as u64 };
         Some(v1::ArtifactChunk { head, data })
     });
-    let mut request = tonic::Request::new(tokio_stream::iter(chunks));
-    request
-        .metadata_mut()
-        .insert("authorization", shared.logs.bearer.clone());
-    let mut client = v1::agents_client::AgentsClient::new(shared.logs.channel.clone());
-    Ok(client.put_artifact(request).await?.into_inner().object_key)
+    let mut client = v1::agents_client::AgentsClient::new(shared.dispatchers.output());
+    let put = client.put_artifact(tokio_stream::iter(chunks)).await?;
+    Ok(put.into_inner().object_key)
 }
 
 #[cfg(test)]

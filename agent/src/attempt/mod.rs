@@ -25,8 +25,9 @@ use slipway_proto::convert::AttemptKey;
 use slipway_proto::v1;
 use tokio::sync::{mpsc, watch};
 
+use crate::dispatchers::Dispatchers;
 use crate::held::Held;
-use crate::log_stream::{Destination, LogWriter};
+use crate::log_stream::LogWriter;
 use crate::sandbox::Sandbox;
 
 /// How long the last bytes of a log may take before the result is sent without them.
@@ -50,7 +51,7 @@ pub(crate) struct Shared {
     pub(crate) work_dir: PathBuf,
     pub(crate) spool_dir: PathBuf,
     pub(crate) allowed: Vec<String>,
-    pub(crate) logs: Destination,
+    pub(crate) dispatchers: Arc<Dispatchers>,
     /// Bytes of one attempt's log.
     pub(crate) log_limit: u64,
     /// Bytes of one attempt on the disk, where it is less than its sandbox says.
@@ -136,7 +137,7 @@ pub(crate) async fn run(
         &shared.spool_dir,
         &attempt.key,
         patterns,
-        shared.logs.clone(),
+        Arc::clone(&shared.dispatchers),
         shared.log_limit,
         &shared.shutdown,
     );

@@ -15,7 +15,7 @@ use slipway_core::pipeline::Sandbox as Profile;
 use slipway_daemon::Rng;
 use slipway_docker::labels::{ATTEMPT, INSTALL, PURPOSE, STAGE};
 use slipway_docker::{
-    BuildRequest, ContainerSpec, Credentials, DockerError, Engine, EngineFacts, LogDriver,
+    BuildRequest, ContainerSpec, Credentials, DockerError, Engine, EngineFacts, GVISOR, LogDriver,
     MountSpec,
 };
 use slipway_proto::convert::AttemptKey;
@@ -24,7 +24,7 @@ use tokio::sync::{OnceCell, mpsc};
 pub use networks::SHARED;
 
 use super::profile::{Confinement, confine};
-use super::{Ended, ImageMade, ImageRun, Sandbox, SandboxError, StageRun};
+use super::{Ended, EngineSaid, ImageMade, ImageRun, Sandbox, SandboxError, StageRun};
 
 /// Longest pull.
 const PULL_LIMIT: Duration = Duration::from_secs(900);
@@ -92,6 +92,12 @@ impl DockerSandbox {
             .get_or_try_init(|| self.engine.facts())
             .await
             .map_err(failed)
+    }
+
+    /// Code from outside gets a kernel of its own where this host has one (gVisor).
+    async fn runtime(&self, profile: Profile) -> Result<Option<String>, SandboxError> {
+        let has = self.facts().await?.gvisor;
+        Ok((profile == Profile::Strict && has).then(|| GVISOR.to_owned()))
     }
 
     fn labels(&self, key: &AttemptKey, purpose: &str) -> BTreeMap<String, String> {
@@ -206,13 +212,14 @@ fn host_of(reference: &str) -> &str {
 
 #[async_trait]
 impl Sandbox for DockerSandbox {
-    async fn engine(&self) -> Result<(String, bool, bool), SandboxError> {
+    async fn engine(&self) -> Result<EngineSaid, SandboxError> {
         let facts = self.facts().await?;
-        Ok((
-            facts.version.clone(),
-            facts.buildkit,
-            facts.reproducible_images,
-        ))
+        Ok(EngineSaid {
+            version: facts.version.clone(),
+            buildkit: facts.buildkit,
+            reproducible_images: facts.reproducible_images,
+            user_namespaces: facts.user_namespaces,
+        })
     }
 
     async fn ensure_image(&self, image: &str) -> Result<(), SandboxError> {
@@ -256,6 +263,7 @@ impl Sandbox for DockerSandbox {
                 read_only: false,
             }],
             tmpfs: confinement.tmpfs,
+            runtime: self.runtime(run.profile).await?,
             network,
             log: LogDriver::Local {
                 max_bytes: OUTPUT_KEPT,

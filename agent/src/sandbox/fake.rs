@@ -12,7 +12,7 @@ use futures::stream::BoxStream;
 use slipway_proto::convert::AttemptKey;
 use tokio::sync::{mpsc, watch};
 
-use super::{Ended, ImageMade, ImageRun, Sandbox, SandboxError, StageRun};
+use super::{Ended, EngineSaid, ImageMade, ImageRun, Sandbox, SandboxError, StageRun};
 
 /// How a stage is to end.
 #[derive(Clone, Debug)]
@@ -82,8 +82,13 @@ impl FakeSandbox {
 
 #[async_trait]
 impl Sandbox for FakeSandbox {
-    async fn engine(&self) -> Result<(String, bool, bool), SandboxError> {
-        Ok(("fake".to_owned(), false, false))
+    async fn engine(&self) -> Result<EngineSaid, SandboxError> {
+        Ok(EngineSaid {
+            version: "fake".to_owned(),
+            buildkit: false,
+            reproducible_images: false,
+            user_namespaces: false,
+        })
     }
 
     async fn ensure_image(&self, _: &str) -> Result<(), SandboxError> {

@@ -131,11 +131,24 @@ pub struct ImageMade {
     pub reproducible: bool,
 }
 
+/// What an engine can do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineSaid {
+    /// Its version.
+    pub version: String,
+    /// Whether it builds with BuildKit.
+    pub buildkit: bool,
+    /// Whether the same input gives the same image digest.
+    pub reproducible_images: bool,
+    /// Whether root in a container is nobody on the host.
+    pub user_namespaces: bool,
+}
+
 /// Containers of attempts.
 #[async_trait]
 pub trait Sandbox: Send + Sync {
-    /// What the engine can do: (version, BuildKit, reproducible images).
-    async fn engine(&self) -> Result<(String, bool, bool), SandboxError>;
+    /// What the engine can do.
+    async fn engine(&self) -> Result<EngineSaid, SandboxError>;
     /// Makes the image available.
     async fn ensure_image(&self, image: &str) -> Result<(), SandboxError>;
     /// Creates everything for a stage; nothing of the stage is executed yet.

@@ -6,18 +6,24 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::Stream;
+use slipway_core::access::PeerRole;
+use slipway_daemon::{Clock, Rng, Shutdown};
+use slipway_identity::guard::peer_of;
+use slipway_identity::{Authority, Connections, Incoming, JoinToken, Own};
 use slipway_proto::v1::agent_message::Message as Said;
 use slipway_proto::v1::agents_server::{Agents, AgentsServer};
 use slipway_proto::v1::dispatcher_message::Message as Told;
+use slipway_proto::v1::identities_server::{Identities, IdentitiesServer};
 use slipway_proto::v1::logs_server::{Logs, LogsServer};
 use slipway_proto::v1::{self, AgentMessage, DispatcherMessage, LogAck, LogFrame};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-pub(crate) const BEARER: &str = "Bearer the-credential";
+/// The join token that it takes.
+const JOIN: &str = "join";
 
 type Outgoing = Result<DispatcherMessage, Status>;
 
@@ -46,6 +52,7 @@ pub(crate) struct Inner {
 pub(crate) struct FakeDispatcher {
     /// Unique: an agent removes whatever carries its id and is not its own any more.
     pub(crate) agent_id: String,
+    authority: Arc<Authority>,
     pub(crate) inner: Arc<Mutex<Inner>>,
     said: mpsc::Sender<Said>,
 }
@@ -60,15 +67,22 @@ pub(crate) async fn serve() -> Conversation {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (sender, said) = mpsc::channel(10_000);
+    let (now, rng) = (Clock::system().now(), Rng::system());
+    let authority = Arc::new(Authority::create(now).unwrap());
+    let own = authority.credentials(PeerRole::Dispatcher, "fake", now, &rng);
+    let tls = Own::new(own.unwrap()).server().unwrap();
     let dispatcher = FakeDispatcher {
+        authority,
         agent_id: format!("01ARZ{:011}{:010}", std::process::id(), address.port()),
         inner: Arc::default(),
         said: sender,
     };
+    let incoming = Incoming::start(listener, tls, Connections::new(), &Shutdown::new());
     let serving = tonic::transport::Server::builder()
+        .add_service(IdentitiesServer::new(dispatcher.clone()))
         .add_service(AgentsServer::new(dispatcher.clone()))
         .add_service(LogsServer::new(dispatcher.clone()))
-        .serve_with_incoming(TcpListenerStream::new(listener));
+        .serve_with_incoming(incoming);
     slipway_daemon::spawn("fake dispatcher", serving);
     Conversation {
         address,
@@ -78,6 +92,11 @@ pub(crate) async fn serve() -> Conversation {
 }
 
 impl FakeDispatcher {
+    /// What lets an agent join.
+    pub(crate) fn join_token(&self) -> String {
+        JoinToken::new(JOIN, &self.authority.fingerprint()).text()
+    }
+
     pub(crate) fn with<T>(&self, look: impl FnOnce(&mut Inner) -> T) -> T {
         look(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -157,9 +176,36 @@ impl FakeDispatcher {
 }
 
 fn authentic<T>(request: &Request<T>) -> Result<(), Status> {
-    match request.metadata().get("authorization") {
-        Some(value) if value == BEARER => Ok(()),
+    match peer_of(request) {
+        Some(peer) if peer.role() == PeerRole::Agent => Ok(()),
         _ => Err(Status::unauthenticated("who?")),
+    }
+}
+
+#[tonic::async_trait]
+impl Identities for FakeDispatcher {
+    async fn join(
+        &self,
+        request: Request<v1::JoinRequest>,
+    ) -> Result<Response<v1::CertificateResponse>, Status> {
+        let asked = request.into_inner();
+        if asked.join_token != JOIN {
+            return Err(Status::unauthenticated("join_token_unknown"));
+        }
+        let name = self.authority.name(PeerRole::Agent, &self.agent_id);
+        let (now, rng) = (Clock::system().now(), Rng::system());
+        let csr = &asked.certificate_request;
+        Ok(Response::new(v1::CertificateResponse {
+            certificate: self.authority.issue(&name, csr, now, &rng).unwrap(),
+            authority: self.authority.certificate().to_vec(),
+        }))
+    }
+
+    async fn renew(
+        &self,
+        _: Request<v1::RenewRequest>,
+    ) -> Result<Response<v1::CertificateResponse>, Status> {
+        Err(Status::unavailable("not in these tests"))
     }
 }
 
@@ -168,19 +214,6 @@ type Boxed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[tonic::async_trait]
 impl Agents for FakeDispatcher {
     type LinkStream = Boxed<DispatcherMessage>;
-
-    async fn register(
-        &self,
-        request: Request<v1::RegisterRequest>,
-    ) -> Result<Response<v1::RegisterResponse>, Status> {
-        if request.into_inner().join_token != "join" {
-            return Err(Status::unauthenticated("join_token_unknown"));
-        }
-        Ok(Response::new(v1::RegisterResponse {
-            agent_id: self.agent_id.clone(),
-            credential: "the-credential".to_owned(),
-        }))
-    }
 
     async fn link(
         &self,

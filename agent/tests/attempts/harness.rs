@@ -96,10 +96,11 @@ impl World {
     pub(crate) async fn start_agent(&mut self) {
         let config = self.folder.path().join("agent.toml");
         let text = format!(
-            "data_dir = \"{dir}/agent\"\ndispatcher = \"http://{address}\"\njoin_token = \"join\"\n\
+            "data_dir = \"{dir}/agent\"\ndispatcher = \"https://{address}\"\njoin_token = \"{join}\"\n\
              cache = \"{socket}\"\nallowed_sources = [\"{url}\"]\nhealth_address = \"{health}\"\nslots = 4\n{settings}",
             dir = self.folder.path().display(),
             address = self.talk.address,
+            join = self.talk.dispatcher.join_token(),
             socket = self.socket.display(),
             url = self.repo_url(),
             health = self.health,

@@ -129,6 +129,10 @@ impl Client {
         self.call(Method::PUT, path, Some(body)).await
     }
 
+    pub(crate) async fn delete(&self, path: &str) -> anyhow::Result<Value> {
+        self.call(Method::DELETE, path, None).await
+    }
+
     /// Opens a stream of server-sent events.
     pub(crate) async fn events(&self, path: &str) -> anyhow::Result<reqwest::Response> {
         let response = self.request(Method::GET, path).send().await?;

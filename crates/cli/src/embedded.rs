@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use slipway_agent::sandbox::Sandbox;
+use slipway_core::access::PeerRole;
 use slipway_core::id::TokenId;
 use slipway_daemon::{Clock, Rng, Shutdown};
 use slipway_dispatcher::source::Source;
 use slipway_dispatcher::token::{self, Kind};
+use slipway_identity::{Authority, JoinToken};
 use slipway_store::{Db, Settings};
 use tokio::net::TcpListener;
 
@@ -124,6 +126,8 @@ pub struct Embedded {
     pub grpc: SocketAddr,
     /// Coordinator.
     pub coordinator: SocketAddr,
+    /// Writes certificates; its fingerprint is what callers know it by.
+    pub authority: Arc<Authority>,
     /// The administrator's token.
     pub token: String,
     /// Whether the token was made at this start.
@@ -152,8 +156,22 @@ impl Embedded {
         };
         let (clock, rng) = (Clock::system(), Rng::system());
         let (token, first_start) = admin_token(&db, &dir, &clock, &rng).await?;
-        let coordinator = coordinator(&options, &dir, &db, &shutdown)?;
-        let (rest, intake, grpc) = dispatcher(&options, &dir, &db, coordinator, &shutdown).await?;
+        let listener = listen(SocketAddr::new(options.host, options.ports.coordinator))?;
+        let coordinator_at = listener.local_addr()?;
+        let (dispatcher, listeners) = dispatcher(&options, &dir, &db, coordinator_at).await?;
+        let authority = Arc::clone(&dispatcher.authority);
+        let (rest, intake, grpc) = (
+            listeners.rest.local_addr()?,
+            listeners.intake.local_addr()?,
+            listeners.grpc.local_addr()?,
+        );
+        coordinator(&options, &dir, &db, &authority, listener, &shutdown)?;
+        let stop = shutdown.child();
+        shutdown.spawn("dispatcher", async move {
+            if let Err(error) = slipway_dispatcher::serve(dispatcher, listeners, stop).await {
+                tracing::error!("the dispatcher stopped: {error:#}");
+            }
+        });
         let cache_socket = dir.join("cache/cache.sock");
         cache(&dir, &cache_socket, &shutdown)?;
         for number in 0..options.agents {
@@ -162,6 +180,7 @@ impl Embedded {
                 &dir,
                 number,
                 &db,
+                &authority,
                 grpc,
                 &cache_socket,
                 &clock,
@@ -182,7 +201,8 @@ impl Embedded {
             rest,
             intake,
             grpc,
-            coordinator,
+            coordinator: coordinator_at,
+            authority,
             token,
             first_start,
             router_socket,
@@ -236,12 +256,10 @@ fn coordinator(
     options: &Options,
     dir: &Path,
     db: &Db,
+    authority: &Arc<Authority>,
+    listener: std::net::TcpListener,
     shutdown: &Shutdown,
-) -> anyhow::Result<SocketAddr> {
-    let address = SocketAddr::new(options.host, options.ports.coordinator);
-    let listener = std::net::TcpListener::bind(address)
-        .with_context(|| format!("cannot listen on {address}; is another one running?"))?;
-    let bound = listener.local_addr()?;
+) -> anyhow::Result<()> {
     let mut config = slipway_deploy::config::Config::in_dir(dir);
     if options.quick_rollouts {
         config.defaults.min_ready_ms = 1_000;
@@ -249,13 +267,21 @@ fn coordinator(
     }
     let mut parts = slipway_deploy::Parts::new(db.clone());
     parts.listener = Some(Arc::new(listener));
+    let (role, clock, rng) = (PeerRole::Deployer, &parts.clock, &parts.rng);
+    let own = slipway_dispatcher::identity::at_hand(authority, role, clock, rng, shutdown)?;
+    parts.identity = Some(own);
     let stop = shutdown.child();
     shutdown.spawn("coordinator", async move {
         if let Err(error) = slipway_deploy::serve(config, parts, stop).await {
             tracing::error!("the coordinator stopped: {error:#}");
         }
     });
-    Ok(bound)
+    Ok(())
+}
+
+fn listen(address: SocketAddr) -> anyhow::Result<std::net::TcpListener> {
+    std::net::TcpListener::bind(address)
+        .with_context(|| format!("cannot listen on {address}; is another one running?"))
 }
 
 async fn dispatcher(
@@ -263,8 +289,10 @@ async fn dispatcher(
     dir: &Path,
     db: &Db,
     coordinator: SocketAddr,
-    shutdown: &Shutdown,
-) -> anyhow::Result<(SocketAddr, SocketAddr, SocketAddr)> {
+) -> anyhow::Result<(
+    slipway_dispatcher::state::Parts,
+    slipway_dispatcher::Listeners,
+)> {
     use slipway_dispatcher::config::{Config, DEFAULTS};
     let mut config: Config = slipway_daemon::config::load(DEFAULTS, None, "DISPATCHER")?;
     let at = |port| SocketAddr::new(options.host, port);
@@ -275,25 +303,14 @@ async fn dispatcher(
     config.health_address = at(options.ports.health);
     config.allowed_sources.clone_from(&options.allowed_sources);
     config.reconcile_seconds = options.reconcile_seconds;
-    config.coordinator = format!("http://{coordinator}");
+    config.coordinator = format!("https://{coordinator}");
     let listeners = slipway_dispatcher::Listeners::bind(&config).await?;
-    let addresses = (
-        listeners.rest.local_addr()?,
-        listeners.intake.local_addr()?,
-        listeners.grpc.local_addr()?,
-    );
-    config.public_url = format!("http://{}", addresses.0);
+    config.public_url = format!("http://{}", listeners.rest.local_addr()?);
     let mut parts = slipway_dispatcher::parts(&config, db.clone()).await?;
     if let Some(source) = &options.source {
         parts.source = Arc::clone(source);
     }
-    let stop = shutdown.child();
-    shutdown.spawn("dispatcher", async move {
-        if let Err(error) = slipway_dispatcher::serve(parts, listeners, stop).await {
-            tracing::error!("the dispatcher stopped: {error:#}");
-        }
-    });
-    Ok(addresses)
+    Ok((parts, listeners))
 }
 
 fn cache(dir: &Path, socket: &Path, shutdown: &Shutdown) -> anyhow::Result<()> {
@@ -321,6 +338,7 @@ async fn agent(
     dir: &Path,
     number: u32,
     db: &Db,
+    authority: &Authority,
     grpc: SocketAddr,
     cache: &Path,
     clock: &Clock,
@@ -330,18 +348,18 @@ async fn agent(
     let own = dir.join(format!("agent-{number}"));
     std::fs::create_dir_all(&own)?;
     let mut config = slipway_agent::config::Config::in_dir(&own);
-    config.dispatcher = format!("http://{grpc}");
+    config.dispatcher = format!("https://{grpc}");
     config.cache = cache.to_owned();
     config.slots = options.slots;
     config.name = format!("agent-{number}");
     config.allowed_sources.clone_from(&options.allowed_sources);
-    if !own.join("identity.json").exists() {
+    if !own.join(slipway_agent::IDENTITY_FILE).exists() {
         let join = token::mint(Kind::Join, rng);
         let hash = token::hash(Kind::Join, &join).context("a fresh token is a token")?;
         let now = clock.now();
         db.insert_join_token(&hash, "{}", 1, now.after(JOIN_LIFE), now)
             .await?;
-        config.join_token = join;
+        config.join_token = JoinToken::new(&join, &authority.fingerprint()).text();
     }
     let mut parts = slipway_agent::Parts::real();
     if let Some(sandbox) = &options.sandbox {

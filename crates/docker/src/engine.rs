@@ -21,6 +21,9 @@ pub struct Engine {
     pub(crate) docker: Docker,
 }
 
+/// gVisor's name among an engine's runtimes.
+pub const GVISOR: &str = "runsc";
+
 /// What an engine says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineFacts {
@@ -36,6 +39,8 @@ pub struct EngineFacts {
     pub reproducible_images: bool,
     /// Whether user namespaces are remapped, or the engine is rootless.
     pub user_namespaces: bool,
+    /// Whether containers can get a kernel of their own (gVisor's `runsc`).
+    pub gvisor: bool,
     /// Whether AppArmor profiles are available.
     pub apparmor: bool,
     /// Whether process limits are enforced.
@@ -99,6 +104,9 @@ impl Engine {
             buildkit: major >= 20,
             reproducible_images: containerd_store && major >= 25,
             user_namespaces: has("name=userns") || has("name=rootless"),
+            gvisor: info
+                .runtimes
+                .is_some_and(|runtimes| runtimes.contains_key(GVISOR)),
             apparmor: has("name=apparmor"),
             pids_limit: info.pids_limit.unwrap_or(false),
             swap_limit: info.swap_limit.unwrap_or(false),

@@ -40,6 +40,8 @@ pub struct ContainerSpec {
     pub mounts: Vec<MountSpec>,
     /// Memory file systems: path → options.
     pub tmpfs: BTreeMap<String, String>,
+    /// The engine's runtime; `None` = its usual one.
+    pub runtime: Option<String>,
     /// Networks.
     pub network: NetworkSpec,
     /// Where the engine keeps output.
@@ -225,6 +227,7 @@ impl ContainerSpec {
                 name: Some(RestartPolicyNameEnum::UNLESS_STOPPED),
                 maximum_retry_count: None,
             }),
+            runtime: self.runtime.clone(),
             ..HostConfig::default()
         }
     }

@@ -1,5 +1,6 @@
 //! Agents and join tokens.
 
+use slipway_core::access::PeerRole;
 use slipway_core::id::AgentId;
 use slipway_core::time::Timestamp;
 
@@ -7,15 +8,13 @@ use crate::db::Db;
 use crate::error::StoreError;
 use crate::sql::{args, sql};
 
-/// An agent to be registered.
+/// A process to be registered.
 #[derive(Clone, Debug)]
-pub struct NewAgent {
+pub struct NewPeer {
     /// Its id.
-    pub agent_id: AgentId,
+    pub id: String,
     /// Display name; gates nothing.
     pub name: String,
-    /// SHA-256 of its credential, hex.
-    pub credential_hash: String,
     /// Now.
     pub created: Timestamp,
 }
@@ -23,8 +22,8 @@ pub struct NewAgent {
 /// What became of a redemption.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JoinOutcome {
-    /// Registered, with the labels that the token carries (JSON object).
-    Joined(String),
+    /// Registered, as what the token says.
+    Joined(PeerRole),
     /// No such token.
     Unknown,
     /// Every use was redeemed.
@@ -53,18 +52,8 @@ pub struct AgentRow {
     pub created_at: i64,
 }
 
-#[derive(sqlx::FromRow)]
-struct Labels {
-    labels: String,
-}
-
-#[derive(sqlx::FromRow)]
-struct Token {
-    uses_left: i64,
-}
-
 impl Db {
-    /// Stores a join token (its hash).
+    /// Stores a join token of agents (its hash).
     ///
     /// # Errors
     /// When it cannot be made durable.
@@ -76,61 +65,33 @@ impl Db {
         expires: Timestamp,
         now: Timestamp,
     ) -> Result<(), StoreError> {
+        self.insert_role_token(PeerRole::Agent, hash, labels, uses, expires, now)
+            .await
+    }
+
+    /// The same for a process of any role.
+    ///
+    /// # Errors
+    /// When it cannot be made durable.
+    pub async fn insert_role_token(
+        &self,
+        role: PeerRole,
+        hash: &str,
+        labels: &str,
+        uses: u32,
+        expires: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         let (hash, labels) = (hash.to_owned(), labels.to_owned());
         self.write(move |tx| {
             Box::pin(async move {
-                let args = args![hash, labels, uses, expires, now];
+                let args = args![hash, labels, uses, expires, now, role.word()];
                 tx.execute(sql!("join_tokens/insert"), args)
                     .await
                     .map(|_| ())
             })
         })
         .await
-    }
-
-    /// Redeems a join token and registers the agent, in one compare-and-set.
-    ///
-    /// # Errors
-    /// When it cannot be made durable.
-    pub async fn join_agent(
-        &self,
-        token_hash: &str,
-        agent: NewAgent,
-    ) -> Result<JoinOutcome, StoreError> {
-        let hash = token_hash.to_owned();
-        self.write(move |tx| {
-            Box::pin(async move {
-                let args = args![&hash, agent.created];
-                let redeemed: Option<Labels> = tx.row(sql!("join_tokens/redeem"), args).await?;
-                let Some(Labels { labels }) = redeemed else {
-                    let known: Option<Token> =
-                        tx.row(sql!("join_tokens/get"), args![&hash]).await?;
-                    return Ok(match known {
-                        None => JoinOutcome::Unknown,
-                        Some(token) if token.uses_left <= 0 => JoinOutcome::Used,
-                        Some(_) => JoinOutcome::Expired,
-                    });
-                };
-                let args = args![
-                    agent.agent_id.as_str(),
-                    agent.name,
-                    agent.credential_hash,
-                    &labels,
-                    agent.created
-                ];
-                tx.execute(sql!("agents/insert"), args).await?;
-                Ok(JoinOutcome::Joined(labels))
-            })
-        })
-        .await
-    }
-
-    /// Who a credential belongs to.
-    ///
-    /// # Errors
-    /// When the database is away.
-    pub async fn agent_by_credential(&self, hash: &str) -> Result<Option<AgentRow>, StoreError> {
-        self.row(sql!("agents/by_credential"), args![hash]).await
     }
 
     /// One agent.
@@ -162,7 +123,7 @@ impl Db {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let (id, boot_id, facts) = (id.to_string(), boot_id.to_owned(), facts.to_owned());
-        self.write(move |tx| {
+        self.write_leading(move |tx| {
             Box::pin(async move {
                 let args = args![id, boot_id, slots, facts, now];
                 tx.execute(sql!("agents/hello"), args).await.map(|_| ())
@@ -176,7 +137,7 @@ impl Db {
     /// # Errors
     /// When it cannot be made durable.
     pub async fn agents_renewed(&self, seen: Vec<(AgentId, Timestamp)>) -> Result<(), StoreError> {
-        self.write(move |tx| {
+        self.write_leading(move |tx| {
             Box::pin(async move {
                 for (id, at) in seen {
                     tx.execute(sql!("agents/renewed"), args![id.as_str(), at])

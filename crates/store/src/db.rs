@@ -88,6 +88,12 @@ impl Db {
                 let options: PgConnectOptions = address
                     .parse()
                     .map_err(|e: sqlx::Error| StoreError::Unavailable(e.to_string()))?;
+                let limit = |time: Duration| time.as_millis().to_string();
+                // A leader that is stuck must not keep another from taking over.
+                let options = options.options([
+                    ("idle_in_transaction_session_timeout", limit(WAIT)),
+                    ("lock_timeout", limit(WAIT)),
+                ]);
                 let pool = PgPoolOptions::new()
                     .max_connections(READERS + 2)
                     .acquire_timeout(WAIT)
@@ -153,6 +159,33 @@ impl Db {
         args: Vec<Arg>,
     ) -> Result<Option<T>, StoreError> {
         Ok(self.rows(statement, args).await?.into_iter().next())
+    }
+
+    /// One statement on its own, beside the queue of writes: it must not wait behind them.
+    pub(crate) async fn alone(
+        &self,
+        statement: &'static str,
+        args: Vec<Arg>,
+    ) -> Result<u64, StoreError> {
+        Ok(match self {
+            Self::Sqlite(db) => sqlx::query_with(statement, sql::sqlite(args)?)
+                .execute(&db.read_pool)
+                .await?
+                .rows_affected(),
+            Self::Postgres(db) => sqlx::query_with(statement, sql::postgres(args)?)
+                .execute(&db.pool)
+                .await?
+                .rows_affected(),
+        })
+    }
+
+    /// The same for a statement that answers with a row.
+    pub(crate) async fn alone_row<T: Rows>(
+        &self,
+        statement: &'static str,
+        args: Vec<Arg>,
+    ) -> Result<Option<T>, StoreError> {
+        self.row(statement, args).await
     }
 
     /// Closes every connection; queued writes are answered first.

@@ -12,6 +12,9 @@ pub enum StoreError {
     /// The database cannot be reached or cannot make it durable now.
     #[error("the database is not available: {0}")]
     Unavailable(String),
+    /// Only the leading dispatcher may write this, and this one does not lead (any more).
+    #[error("another dispatcher leads")]
+    NotLeader,
     /// A stored value does not read back; the detail names the column.
     #[error("a stored value is not readable: {0}")]
     Corrupt(String),

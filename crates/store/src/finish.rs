@@ -72,6 +72,11 @@ async fn serve(writer: Writer, mut waiting: mpsc::Receiver<Waiting>) {
                     waiting.answer(Ok(finished));
                 }
             }
+            Err(StoreError::NotLeader) => {
+                for waiting in group.drain(..) {
+                    waiting.answer(Err(StoreError::NotLeader));
+                }
+            }
             Err(StoreError::Unavailable(why)) => {
                 for waiting in group.drain(..) {
                     waiting.answer(Err(StoreError::Unavailable(why.clone())));
@@ -97,7 +102,7 @@ impl Waiting {
 }
 
 async fn write(writer: &Writer, results: Vec<AttemptResult>) -> Result<Vec<Finished>, StoreError> {
-    let write = writer.submit(move |tx| Box::pin(finish_all(tx, results)));
+    let write = writer.submit(true, move |tx| Box::pin(finish_all(tx, results)));
     write.await
 }
 

@@ -34,7 +34,7 @@ impl Db {
     /// # Errors
     /// When it cannot be made durable.
     pub async fn lose_attempt(&self, loss: Loss) -> Result<Option<BuildChange>, StoreError> {
-        self.write(move |tx| {
+        self.write_leading(move |tx| {
             Box::pin(async move {
                 let stage = loss.stage_id.to_string();
                 let args = args![

@@ -2,6 +2,7 @@
 //! never edited.
 
 use sqlx::migrate::Migrator;
+use sqlx::postgres::PgPoolOptions;
 
 use crate::db::Db;
 use crate::error::StoreError;
@@ -17,7 +18,17 @@ impl Db {
     pub async fn migrate(&self) -> Result<(), StoreError> {
         let result = match self {
             Self::Sqlite(db) => SQLITE.run(&db.write_pool).await,
-            Self::Postgres(db) => POSTGRES.run(&db.pool).await,
+            Self::Postgres(db) => {
+                // Another process may be at it, for longer than a statement usually waits.
+                let options = db.pool.connect_options().as_ref().clone();
+                let patient = PgPoolOptions::new()
+                    .max_connections(1)
+                    .connect_with(options.options([("lock_timeout", "0")]))
+                    .await?;
+                let migrated = POSTGRES.run(&patient).await;
+                patient.close().await;
+                migrated
+            }
         };
         result.map_err(|e| StoreError::Unavailable(format!("migration failed: {e}")))
     }

@@ -103,7 +103,7 @@ impl Db {
         assignments: Vec<Assignment>,
         now: Timestamp,
     ) -> Result<Vec<bool>, StoreError> {
-        self.write(move |tx| {
+        self.write_leading(move |tx| {
             Box::pin(async move {
                 let mut held = Vec::with_capacity(assignments.len());
                 for a in assignments {
@@ -134,7 +134,7 @@ impl Db {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let (stage, agent) = (stage.to_string(), agent.to_string());
-        self.write(move |tx| {
+        self.write_leading(move |tx| {
             Box::pin(async move {
                 let args = args![&stage, attempt, agent, now];
                 let good = tx.execute(sql!("build_stages/mark_running"), args).await? == 1;
@@ -156,7 +156,7 @@ impl Db {
     /// When it cannot be made durable.
     pub async fn take_back(&self, stage: &StageId, attempt: i64) -> Result<bool, StoreError> {
         let stage = stage.to_string();
-        self.write(move |tx| {
+        self.write_leading(move |tx| {
             Box::pin(async move {
                 let args = args![stage, attempt];
                 Ok(tx.execute(sql!("build_stages/take_back"), args).await? == 1)

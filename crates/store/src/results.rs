@@ -200,7 +200,7 @@ impl Db {
         sealed: bool,
     ) -> Result<(), StoreError> {
         let stage = stage.to_string();
-        self.write(move |tx| {
+        self.write_leading(move |tx| {
             Box::pin(async move {
                 let args = args![stage, attempt, length, lines, digest, sealed];
                 tx.execute(sql!("attempts/set_log"), args).await.map(|_| ())

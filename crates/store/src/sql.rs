@@ -1,7 +1,8 @@
 //! Statements and their arguments, for either engine.
 //!
 //! A statement is a file below `queries/`, embedded; the same text for both engines (`$n` is
-//! understood by both drivers). A test prepares every file on both.
+//! understood by both drivers), or a pair whose first line says why. A test prepares every file on the
+//! engines that it is for.
 
 use slipway_core::time::Timestamp;
 use sqlx::postgres::PgArguments;
@@ -15,6 +16,21 @@ macro_rules! sql {
     };
 }
 pub(crate) use sql;
+
+/// Embeds `queries/<name>.sqlite.sql` and `queries/<name>.postgres.sql`, and takes the one of `$db`.
+macro_rules! sql_pair {
+    ($db:expr, $name:literal) => {
+        match $db {
+            $crate::db::Db::Sqlite(_) => {
+                include_str!(concat!("queries/", $name, ".sqlite.sql"))
+            }
+            $crate::db::Db::Postgres(_) => {
+                include_str!(concat!("queries/", $name, ".postgres.sql"))
+            }
+        }
+    };
+}
+pub(crate) use sql_pair;
 
 /// Collects arguments.
 macro_rules! args {

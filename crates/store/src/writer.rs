@@ -5,6 +5,8 @@
 //! costs one commit, and under load the fsync is shared. A command that fails rolls back its own
 //! savepoint and nobody else's.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use futures::future::BoxFuture;
 use sqlx::pool::PoolConnection;
 use sqlx::{PgPool, Postgres, Sqlite, SqlitePool};
@@ -18,6 +20,18 @@ use crate::sql::{self, Arg, Rows};
 const QUEUE: usize = 1_024;
 /// Commands per transaction, so that nobody waits behind an endless batch.
 const BATCH: usize = 256;
+
+/// What this process may write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Standing {
+    /// Nobody asked it to take part in an election: everything (a coordinator, tools, tests).
+    #[default]
+    Free,
+    /// It leads under this epoch; each transaction that needs it checks that no other took over.
+    Leading(i64),
+    /// Another one leads.
+    Following,
+}
 
 /// A transaction under way.
 pub enum Tx {
@@ -84,6 +98,15 @@ impl Tx {
         Ok(self.rows(statement, args).await?.into_iter().next())
     }
 
+    /// Asks something of our own making; how many rows came.
+    async fn ask(&mut self, statement: String) -> Result<usize, StoreError> {
+        let statement = sqlx::raw_sql(sqlx::AssertSqlSafe(statement));
+        Ok(match self {
+            Self::Sqlite(c) => statement.fetch_all(&mut **c).await?.len(),
+            Self::Postgres(c) => statement.fetch_all(&mut **c).await?.len(),
+        })
+    }
+
     async fn control(&mut self, statement: &'static str) -> Result<(), StoreError> {
         match self {
             Self::Sqlite(c) => sqlx::raw_sql(statement)
@@ -108,22 +131,30 @@ enum Pool {
 }
 
 impl Pool {
-    async fn begin(&mut self) -> Result<Tx, StoreError> {
+    /// Begins; and, in the same round trip, asks whether `epoch` still leads.
+    async fn begin(&mut self, epoch: Option<i64>) -> Result<(Tx, bool), StoreError> {
+        let postgres = fenced_begin(epoch);
         let (mut tx, begin) = match self {
             // IMMEDIATE: the lock is taken now, not at the first write, where it could deadlock.
-            Self::Sqlite(pool) => (Tx::Sqlite(pool.acquire().await?), "BEGIN IMMEDIATE"),
+            Self::Sqlite(pool) => {
+                let begin = "BEGIN IMMEDIATE".to_owned();
+                // One process has the file: nobody can have taken over.
+                let mut tx = Tx::Sqlite(pool.acquire().await?);
+                tx.ask(begin).await?;
+                return Ok((tx, true));
+            }
             Self::Postgres(pool, kept) => {
                 if let Some(kept) = kept.take() {
                     let mut tx = Tx::Postgres(kept);
-                    if tx.control("BEGIN").await.is_ok() {
-                        return Ok(tx);
+                    if let Ok(rows) = tx.ask(postgres.clone()).await {
+                        return Ok((tx, epoch.is_none() || rows == 1));
                     }
                 }
-                (Tx::Postgres(pool.acquire().await?), "BEGIN")
+                (Tx::Postgres(pool.acquire().await?), postgres)
             }
         };
-        tx.control(begin).await?;
-        Ok(tx)
+        let rows = tx.ask(begin).await?;
+        Ok((tx, epoch.is_none() || rows == 1))
     }
 
     /// For the next transaction.
@@ -134,12 +165,27 @@ impl Pool {
     }
 }
 
+/// PostgreSQL: the row's key is shared until the transaction ends, so that nobody takes over meanwhile.
+fn fenced_begin(epoch: Option<i64>) -> String {
+    match epoch {
+        None => "BEGIN".to_owned(),
+        Some(epoch) => format!(
+            "BEGIN; SELECT 1 FROM leaders WHERE name = 'dispatcher' AND epoch = {epoch} FOR KEY SHARE"
+        ),
+    }
+}
+
 trait Command: Send {
+    /// Whether only a leader may do it.
+    fn is_leaders(&self) -> bool;
+    /// It is not applied: this process does not lead.
+    fn refuse(&mut self);
     fn apply<'a>(&'a mut self, tx: &'a mut Tx) -> BoxFuture<'a, bool>;
     fn settle(self: Box<Self>, committed: Result<(), StoreError>);
 }
 
 struct Write<T, F> {
+    leaders: bool,
     body: Option<F>,
     result: Option<Result<T, StoreError>>,
     answer: oneshot::Sender<Result<T, StoreError>>,
@@ -150,8 +196,18 @@ where
     T: Send,
     F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, StoreError>> + Send,
 {
+    fn is_leaders(&self) -> bool {
+        self.leaders
+    }
+
+    fn refuse(&mut self) {
+        self.body = None;
+        self.result = Some(Err(StoreError::NotLeader));
+    }
+
     fn apply<'a>(&'a mut self, tx: &'a mut Tx) -> BoxFuture<'a, bool> {
         Box::pin(async move {
+            // Refused.
             let Some(body) = self.body.take() else {
                 return false;
             };
@@ -180,6 +236,7 @@ where
 #[derive(Clone)]
 pub(crate) struct Writer {
     queue: mpsc::Sender<Box<dyn Command>>,
+    standing: Arc<Mutex<Standing>>,
 }
 
 impl Writer {
@@ -193,18 +250,25 @@ impl Writer {
 
     fn start(pool: Pool) -> Self {
         let (queue, commands) = mpsc::channel(QUEUE);
-        in_background(serve(pool, commands));
-        Self { queue }
+        let standing: Arc<Mutex<Standing>> = Arc::default();
+        in_background(serve(pool, commands, Arc::clone(&standing)));
+        Self { queue, standing }
+    }
+
+    /// From the next transaction on.
+    pub(crate) fn stand(&self, standing: Standing) {
+        *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = standing;
     }
 
     /// Queues one write and waits until it is durable.
-    pub(crate) async fn submit<T, F>(&self, body: F) -> Result<T, StoreError>
+    pub(crate) async fn submit<T, F>(&self, leaders: bool, body: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, StoreError>> + Send + 'static,
     {
         let (answer, done) = oneshot::channel();
         let command = Write {
+            leaders,
             body: Some(body),
             result: None,
             answer,
@@ -219,7 +283,7 @@ impl Writer {
 
     /// Waits until everything queued so far was answered.
     pub(crate) async fn close(&self) {
-        let barrier = self.submit(|_| Box::pin(async { Ok(()) })).await;
+        let barrier = self.submit(false, |_| Box::pin(async { Ok(()) })).await;
         if let Err(error) = barrier {
             tracing::debug!(%error, "nothing left to wait for");
         }
@@ -235,10 +299,15 @@ pub(crate) fn in_background(serving: impl Future<Output = ()> + Send + 'static) 
     tokio::spawn(serving);
 }
 
-async fn serve(mut pool: Pool, mut commands: mpsc::Receiver<Box<dyn Command>>) {
+async fn serve(
+    mut pool: Pool,
+    mut commands: mpsc::Receiver<Box<dyn Command>>,
+    standing: Arc<Mutex<Standing>>,
+) {
     let mut batch: Vec<Box<dyn Command>> = Vec::with_capacity(BATCH);
     while commands.recv_many(&mut batch, BATCH).await > 0 {
-        let committed = match transaction(&mut pool, &mut batch).await {
+        let stands = *standing.lock().unwrap_or_else(PoisonError::into_inner);
+        let committed = match transaction(&mut pool, &mut batch, stands).await {
             Ok(tx) => {
                 if !commands.is_empty() {
                     pool.keep(tx);
@@ -256,8 +325,22 @@ async fn serve(mut pool: Pool, mut commands: mpsc::Receiver<Box<dyn Command>>) {
     }
 }
 
-async fn transaction(pool: &mut Pool, batch: &mut [Box<dyn Command>]) -> Result<Tx, StoreError> {
-    let mut tx = pool.begin().await?;
+async fn transaction(
+    pool: &mut Pool,
+    batch: &mut [Box<dyn Command>],
+    standing: Standing,
+) -> Result<Tx, StoreError> {
+    let any = batch.iter().any(|command| command.is_leaders());
+    let epoch = match standing {
+        Standing::Leading(epoch) if any => Some(epoch),
+        _ => None,
+    };
+    let (mut tx, leads) = pool.begin(epoch).await?;
+    if !leads || standing == Standing::Following {
+        for command in batch.iter_mut().filter(|command| command.is_leaders()) {
+            command.refuse();
+        }
+    }
     let outcome = match apply_all(&mut tx, batch).await {
         Ok(end) => tx.control(end).await,
         Err(error) => Err(error),
@@ -314,6 +397,16 @@ impl Db {
         T: Send + 'static,
         F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, StoreError>> + Send + 'static,
     {
-        self.writer().submit(body).await
+        self.writer().submit(false, body).await
+    }
+
+    /// The same for what only the leading dispatcher may do: refused with [`StoreError::NotLeader`]
+    /// when this process does not lead, or does not lead any more.
+    pub(crate) async fn write_leading<T, F>(&self, body: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, StoreError>> + Send + 'static,
+    {
+        self.writer().submit(true, body).await
     }
 }

@@ -28,7 +28,7 @@ impl RolloutsApi {
         id: &str,
         wish: Wish,
     ) -> Result<Response<v1::RolloutAnswer>, Status> {
-        let caller = auth::caller(&self.coordinator, request.metadata()).await?;
+        let caller = auth::caller(&self.coordinator, request).await?;
         let done = usecases::steer(&self.coordinator, &caller, id, &wish).await;
         let row = done.map_err(|e| status(&e))?;
         Ok(Response::new(v1::RolloutAnswer { phase: row.phase }))
@@ -41,7 +41,7 @@ impl Rollouts for RolloutsApi {
         &self,
         request: Request<v1::StartRolloutRequest>,
     ) -> Result<Response<v1::StartRolloutResponse>, Status> {
-        let caller = auth::caller(&self.coordinator, request.metadata()).await?;
+        let caller = auth::caller(&self.coordinator, &request).await?;
         let asked = request.into_inner();
         let start = Start {
             idempotency_key: asked.idempotency_key,
@@ -67,7 +67,7 @@ impl Rollouts for RolloutsApi {
         &self,
         request: Request<v1::ApproveRequest>,
     ) -> Result<Response<v1::ApproveResponse>, Status> {
-        let caller = auth::caller(&self.coordinator, request.metadata()).await?;
+        let caller = auth::caller(&self.coordinator, &request).await?;
         let asked = request.into_inner();
         let (id, named, hash) = (&asked.deployment_id, &asked.approver_id, &asked.plan_hash);
         let done = usecases::approve(&self.coordinator, &caller, id, named, hash).await;
@@ -83,7 +83,7 @@ impl Rollouts for RolloutsApi {
         &self,
         request: Request<v1::RejectRequest>,
     ) -> Result<Response<v1::RolloutAnswer>, Status> {
-        let caller = auth::caller(&self.coordinator, request.metadata()).await?;
+        let caller = auth::caller(&self.coordinator, &request).await?;
         let asked = request.into_inner();
         let (id, reason) = (&asked.deployment_id, &asked.reason);
         let done = usecases::reject(&self.coordinator, &caller, id, reason).await;
@@ -106,7 +106,7 @@ impl Rollouts for RolloutsApi {
         &self,
         request: Request<v1::RollBackRequest>,
     ) -> Result<Response<v1::RollBackResponse>, Status> {
-        let caller = auth::caller(&self.coordinator, request.metadata()).await?;
+        let caller = auth::caller(&self.coordinator, &request).await?;
         let asked = request.into_inner();
         let (id, reason, to) = (&asked.deployment_id, &asked.reason, &asked.to);
         let done = usecases::roll_back(&self.coordinator, &caller, id, reason, to).await;

@@ -12,8 +12,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
+use slipway_core::access::PeerRole;
 use slipway_daemon::{Clock, Rng, Shutdown};
 use slipway_deploy::{Config, EnvironmentTarget, Parts, Policy};
+use slipway_identity::{Authority, Own, connect};
 use slipway_proto::v1;
 use slipway_proto::v1::rollouts_client::RolloutsClient;
 use slipway_store::{Db, RolloutRow, Settings};
@@ -138,13 +140,16 @@ impl Place {
         config.defaults.stop_ms = 1_000;
         let mut parts = Parts::new(db.clone());
         parts.listener = Some(Arc::new(listener));
+        let authority = Authority::create(now).unwrap();
+        let own = authority.credentials(PeerRole::Deployer, "node", now, &Rng::system());
+        parts.identity = Some(Own::new(own.unwrap()));
         shutdown.spawn(
             "coordinator",
             slipway_deploy::serve(config, parts, shutdown.clone()),
         );
-        let client = RolloutsClient::connect(format!("http://{address}"))
-            .await
-            .unwrap();
+        let (address, known_by) = (format!("https://{address}"), authority.fingerprint());
+        let channel = connect::pinned(&address, PeerRole::Deployer, &known_by);
+        let client = RolloutsClient::new(channel.unwrap());
         Self {
             _dir: dir,
             db,

@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
+use slipway_core::access::PeerRole;
 use slipway_daemon::{Clock, Rng, Shutdown};
 use slipway_deploy::targets::fake::FakeTarget;
 use slipway_deploy::traffic::fake::FakeTraffic;
 use slipway_deploy::{Adapters, Config, Connect, EnvironmentTarget, Parts, Policy};
+use slipway_identity::{Authority, Own, connect};
 use slipway_proto::v1;
 use slipway_proto::v1::rollouts_client::RolloutsClient;
 use slipway_store::{Db, RolloutRow, Settings};
@@ -37,6 +39,7 @@ pub(crate) struct World {
     pub(crate) fakes: Fakes,
     connect: Arc<dyn Connect>,
     listener: Arc<std::net::TcpListener>,
+    authority: Authority,
     running: Option<tokio::runtime::Runtime>,
     started: u32,
 }
@@ -90,6 +93,7 @@ impl World {
             fakes,
             connect,
             listener,
+            authority: Authority::create(now).unwrap(),
             running: None,
             started: 0,
         };
@@ -107,12 +111,18 @@ impl World {
         let mut config = Config::in_dir(self.dir.path());
         config.defaults.min_ready_ms = 0;
         config.defaults.warm_deadline_ms = 4_000;
+        let (now, rng) = (Clock::system().now(), Rng::system());
+        let own = self
+            .authority
+            .credentials(PeerRole::Deployer, "node", now, &rng);
+        let own = Own::new(own.unwrap());
         let (connect, listener) = (Arc::clone(&self.connect), Arc::clone(&self.listener));
         runtime.spawn(async move {
             let db = Db::open(&config.settings()).await.unwrap();
             let mut parts = Parts::new(db);
             parts.connect = Some(connect);
             parts.listener = Some(listener);
+            parts.identity = Some(own);
             slipway_deploy::serve(config, parts, Shutdown::new())
                 .await
                 .unwrap();
@@ -129,9 +139,9 @@ impl World {
 
     pub(crate) async fn client(&self) -> RolloutsClient<Channel> {
         let address = self.listener.local_addr().unwrap();
-        RolloutsClient::connect(format!("http://{address}"))
-            .await
-            .unwrap()
+        let (address, known_by) = (format!("https://{address}"), self.authority.fingerprint());
+        let channel = connect::pinned(&address, PeerRole::Deployer, &known_by);
+        RolloutsClient::new(channel.unwrap())
     }
 
     pub(crate) async fn deploy(

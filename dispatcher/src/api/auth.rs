@@ -9,10 +9,11 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use slipway_core::access::{Caller, Deed};
+use slipway_core::access::{Caller, Deed, PeerRole};
 use slipway_core::id::AgentId;
 use slipway_core::time::Timestamp;
 use slipway_daemon::listen::Peer;
+use slipway_identity::guard::peer_of;
 use slipway_store::{AgentRow, AuditEntry, StoreError};
 
 use super::problem::Problem;
@@ -149,32 +150,23 @@ pub struct PeerAgent {
     pub row: AgentRow,
 }
 
-/// Finds the agent of a call's credential.
+/// Finds the agent that a call's certificate names.
 ///
 /// # Errors
 /// `UNAUTHENTICATED`, or `UNAVAILABLE` when the store is away.
-pub async fn agent(
-    app: &App,
-    metadata: &tonic::metadata::MetadataMap,
-) -> Result<PeerAgent, tonic::Status> {
-    let refused = || tonic::Status::unauthenticated("no agent has this credential; join again");
-    let mut values = metadata.get_all("authorization").iter();
-    let value = values.next().and_then(|v| v.to_str().ok());
-    if values.next().is_some() {
+pub async fn agent<T>(app: &App, request: &tonic::Request<T>) -> Result<PeerAgent, tonic::Status> {
+    let refused = || tonic::Status::unauthenticated("no agent of this installation; join again");
+    let peer = peer_of(request).ok_or_else(refused)?;
+    // The table (role, method) has let agents through alone; said here again because what follows
+    // trusts it.
+    if peer.role() != PeerRole::Agent || peer.expires <= app.clock.now() {
         return Err(refused());
     }
-    let secret = value.and_then(token::bearer).ok_or_else(refused)?;
-    let hash = token::hash(Kind::Agent, secret).ok_or_else(refused)?;
-    let row = app
-        .db
-        .agent_by_credential(&hash)
-        .await
-        .map_err(|e| unavailable(&e))?
+    let id: AgentId = peer.name.id.parse().map_err(|_| refused())?;
+    let known = app.db.agent(&id).await.map_err(|e| unavailable(&e))?;
+    let row = known
+        .filter(|row| row.state != "gone")
         .ok_or_else(refused)?;
-    if row.state == "gone" {
-        return Err(refused());
-    }
-    let id = row.agent_id.parse().map_err(|_| refused())?;
     Ok(PeerAgent { id, row })
 }
 

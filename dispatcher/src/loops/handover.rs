@@ -107,12 +107,10 @@ async fn image_of(app: &App, id: &BuildId, deploy: &DeploySpec) -> Result<String
 
 async fn start(app: &App, request: StartRolloutRequest) -> Result<(), Refused> {
     let answered = tokio::time::timeout(ANSWER, async {
-        let mut client = RolloutsClient::connect(app.settings.coordinator.clone())
-            .await
-            .map_err(|e| Refused::Now(e.to_string()))?;
-        let mut request = tonic::Request::new(request);
-        app.coordinator_token(request.metadata_mut());
-        client
+        let channel = app.coordinator.clone();
+        let channel = channel.ok_or_else(|| Refused::Now("there is no coordinator".to_owned()))?;
+        // In this dispatcher's own name, by its certificate.
+        RolloutsClient::new(channel)
             .start(request)
             .await
             .map_err(|status| match status.code() {

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use slipway_core::id::DeliveryId;
 use slipway_daemon::Shutdown;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 
-use crate::state::App;
+use crate::state::{App, Shared};
 use crate::usecases::decide_delivery::{Look, decide_delivery};
 
 /// Deliveries that are looked at at once.
@@ -23,7 +23,8 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 const PANICS_MAX: i64 = 3;
 
 /// Runs until shutdown.
-pub async fn run(app: Arc<App>, mut announced: mpsc::Receiver<DeliveryId>, shutdown: Shutdown) {
+pub async fn run(app: Arc<App>, announced: Shared<DeliveryId>, shutdown: Shutdown) {
+    let mut announced = announced.lock().await;
     let permits = Arc::new(Semaphore::new(AT_ONCE));
     let under_way: Arc<tokio::sync::Mutex<BTreeMap<DeliveryId, Duration>>> = Arc::default();
     let mut tick = tokio::time::interval(TICK);

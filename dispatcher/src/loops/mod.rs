@@ -3,6 +3,8 @@
 
 pub mod handover;
 pub mod inbox;
+pub mod leadership;
 pub mod reconcile_refs;
+pub mod revocation;
 pub mod schedules;
 pub mod scheduling;

@@ -18,9 +18,8 @@ use slipway_core::queue::{Agent, AgentState, Queue, check};
 use slipway_core::time::Timestamp;
 use slipway_daemon::Shutdown;
 use slipway_store::StoreError;
-use tokio::sync::mpsc;
 
-use crate::state::App;
+use crate::state::{App, Shared};
 use crate::usecases::lose_attempt::lose_attempt;
 
 /// The safety net.
@@ -61,6 +60,8 @@ pub enum Nudge {
     Taken(Attempt),
     /// An agent declined, and why.
     Declined(Attempt, String),
+    /// An agent was removed for good, with the attempts that it held.
+    Removed(AgentId, Vec<Attempt>),
     /// An agent may or may not take work from now on.
     State(AgentId, AgentState),
     /// Somebody wants to know why stages wait.
@@ -82,7 +83,8 @@ struct Scheduler {
 }
 
 /// Runs until shutdown.
-pub async fn run(app: Arc<App>, mut nudges: mpsc::Receiver<Nudge>, shutdown: Shutdown) {
+pub async fn run(app: Arc<App>, nudges: Shared<Nudge>, shutdown: Shutdown) {
+    let mut nudges = nudges.lock().await;
     let mut scheduler = Scheduler::new(app);
     while let Err(error) = scheduler.reload(true).await {
         scheduler
@@ -222,6 +224,12 @@ impl Scheduler {
                 tracing::info!(stage = %attempt.0, reason, "an agent declined");
                 self.pass_over(&attempt.0, &reason);
                 self.grantor.handle(now, Event::Declined(attempt));
+            }
+            Nudge::Removed(agent, disowned) => {
+                self.agents.remove(&agent);
+                for attempt in disowned {
+                    self.grantor.handle(now, Event::Disowned(attempt));
+                }
             }
             Nudge::State(agent, state) => {
                 if let Some(known) = self.agents.get_mut(&agent) {

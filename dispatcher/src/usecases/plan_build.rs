@@ -285,6 +285,10 @@ fn new_stage(
         .as_str()
         .unwrap_or("success")
         .to_owned();
+    let mut labels = stage.labels.clone();
+    if cause.untrusted {
+        labels.insert(outside::PROVEN.0.to_owned(), outside::PROVEN.1.to_owned());
+    }
     NewStage {
         stage_id: app.rng.id(now),
         name: stage.name.clone(),
@@ -297,7 +301,7 @@ fn new_stage(
         } else {
             stage.priority.unwrap_or(usual)
         },
-        labels: json!(stage.labels).to_string(),
+        labels: json!(labels).to_string(),
         group: None,
         timeout_ms: stage.spec.timeout_ms,
         state,

@@ -99,7 +99,7 @@ impl Bench {
         let text = |field: &str| hook[field].as_str().unwrap_or_default().to_owned();
         let (sender, arrived) = mpsc::channel(100_000);
         let (clock, agents) = (Clock::system(), Shutdown::new());
-        fleet::start(&up.db, up.grpc, AGENTS, slots, &clock, sender, &agents).await?;
+        fleet::start(&up, AGENTS, slots, &clock, sender, &agents).await?;
         Ok(Self {
             hook: text("url"),
             secret: text("secret"),

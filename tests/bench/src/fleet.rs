@@ -1,22 +1,22 @@
 //! Bare agents: real gRPC streams that take every assignment and end it at once. They measure what
 //! the dispatcher does, without containers.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use slipway_cli::embedded::Embedded;
+use slipway_core::access::PeerRole;
 use slipway_daemon::{Clock, Rng, Shutdown};
 use slipway_dispatcher::token::{self, Kind};
+use slipway_identity::{JoinToken, Own, join};
 use slipway_proto::v1::agent_message::Message as Out;
 use slipway_proto::v1::agents_client::AgentsClient;
 use slipway_proto::v1::dispatcher_message::Message as In;
 use slipway_proto::v1::{self, AgentMessage};
-use slipway_store::Db;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 /// Between two renewals of a bare agent.
 const RENEW: Duration = Duration::from_secs(15);
@@ -29,8 +29,7 @@ pub type Arrived = Duration;
 /// # Errors
 /// When one cannot join.
 pub async fn start(
-    db: &Db,
-    grpc: SocketAddr,
+    up: &Embedded,
     count: usize,
     slots: u32,
     clock: &Clock,
@@ -42,19 +41,20 @@ pub async fn start(
     let hash = token::hash(Kind::Join, &join).context("a fresh token is a token")?;
     let now = clock.now();
     let uses = u32::try_from(count)?;
-    db.insert_join_token(&hash, "{}", uses, now.after(Duration::from_secs(600)), now)
+    up.db
+        .insert_join_token(&hash, "{}", uses, now.after(Duration::from_secs(600)), now)
         .await?;
-    let join: Arc<str> = join.into();
+    let (address, token) = (
+        format!("https://{}", up.grpc),
+        JoinToken::new(&join, &up.authority.fingerprint()),
+    );
     for number in 0..count {
-        let channel = Endpoint::from_shared(format!("http://{grpc}"))?
-            .tcp_nodelay(true)
-            .connect()
-            .await?;
-        let (clock, arrived, join) = (clock.clone(), arrived.clone(), Arc::clone(&join));
+        let joined = join::join(&address, &token, &format!("bare-{number}")).await?;
+        let channel = Own::new(joined).channel(&address, PeerRole::Dispatcher)?;
+        let (clock, arrived) = (clock.clone(), arrived.clone());
         let (ready, connected) = tokio::sync::oneshot::channel();
         shutdown.spawn("bare agent", async move {
-            if let Err(error) = agent(channel, &join, number, slots, &clock, &arrived, ready).await
-            {
+            if let Err(error) = agent(channel, number, slots, &clock, &arrived, ready).await {
                 tracing::debug!("a bare agent ended: {error:#}");
             }
         });
@@ -71,7 +71,6 @@ fn said(message: Out) -> AgentMessage {
 
 async fn agent(
     channel: Channel,
-    join: &str,
     number: usize,
     slots: u32,
     clock: &Clock,
@@ -79,13 +78,6 @@ async fn agent(
     ready: tokio::sync::oneshot::Sender<()>,
 ) -> anyhow::Result<()> {
     let mut client = AgentsClient::new(channel);
-    let identity = client
-        .register(v1::RegisterRequest {
-            join_token: join.to_owned(),
-            name: format!("bare-{number}"),
-        })
-        .await?
-        .into_inner();
     let (outgoing, receiver) = mpsc::channel(256);
     let hello = v1::Hello {
         version: 1,
@@ -95,10 +87,10 @@ async fn agent(
         ..v1::Hello::default()
     };
     outgoing.send(said(Out::Hello(hello))).await?;
-    let mut request = tonic::Request::new(ReceiverStream::new(receiver));
-    let bearer = format!("Bearer {}", identity.credential).parse()?;
-    request.metadata_mut().insert("authorization", bearer);
-    let mut messages = client.link(request).await?.into_inner();
+    let mut messages = client
+        .link(ReceiverStream::new(receiver))
+        .await?
+        .into_inner();
     let mut ready = Some(ready);
     let mut renew = tokio::time::interval(RENEW);
     loop {

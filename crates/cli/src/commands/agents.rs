@@ -19,9 +19,17 @@ pub(crate) enum Agents {
     },
     /// Makes a join token, shown once.
     JoinToken {
-        /// How many agents may join with it.
+        /// How many may join with it.
         #[arg(long, default_value_t = 1)]
         uses: u32,
+        /// What joins: `agent`, `cache`, or `deployer` (a coordinator).
+        #[arg(long, default_value = "agent")]
+        role: String,
+    },
+    /// Removes an agent for good: its certificate is worthless from now on.
+    Remove {
+        /// Its id.
+        agent: String,
     },
 }
 
@@ -63,10 +71,13 @@ impl Agents {
                     .await?;
                 output::say("draining");
             }
-            Self::JoinToken { uses } => {
-                let made = client
-                    .post("/agents/join-tokens", json!({"uses": uses}))
-                    .await?;
+            Self::Remove { agent } => {
+                client.delete(&format!("/agents/{agent}")).await?;
+                output::say("removed");
+            }
+            Self::JoinToken { uses, role } => {
+                let asked = json!({"uses": uses, "role": role});
+                let made = client.post("/agents/join-tokens", asked).await?;
                 output::data(&text(&made, "join_token"));
             }
         }

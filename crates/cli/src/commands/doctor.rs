@@ -1,6 +1,9 @@
 //! `slipway doctor`: what this machine has and lacks, one line each, with what to do about it.
 
+use std::path::PathBuf;
+
 use serde_json::json;
+use slipway_daemon::{Clock, Rng};
 use slipway_docker::Engine;
 
 use crate::client::{Client, Server};
@@ -13,6 +16,13 @@ pub(crate) struct Doctor {
     /// JSON instead of text.
     #[arg(long)]
     json: bool,
+    /// Proves the sandbox of an agent on this host from inside, and leaves the proof in its folder:
+    /// without it the agent gets no code from outside.
+    #[arg(long)]
+    agent: bool,
+    /// That agent's settings; without them, those of the first agent of `slipway up`.
+    #[arg(long, requires = "agent")]
+    config: Option<PathBuf>,
 }
 
 struct Check {
@@ -24,6 +34,9 @@ struct Check {
 
 impl Doctor {
     pub(crate) async fn execute(self, server: &Server) -> anyhow::Result<Exit> {
+        if self.agent {
+            return self.agent(server).await;
+        }
         let mut checks = vec![git().await];
         checks.extend(docker().await);
         checks.push(packet_filter().await);
@@ -46,6 +59,43 @@ impl Doctor {
             }
         }
         Ok(if bad == 0 { Exit::Ok } else { Exit::Failure })
+    }
+
+    async fn agent(&self, server: &Server) -> anyhow::Result<Exit> {
+        let config = match &self.config {
+            Some(_) => slipway_agent::config::Config::load(self.config.as_deref())?,
+            None => {
+                let mut config = slipway_agent::config::Config::load(None)?;
+                config.data_dir = server.data_dir.join("agent-0");
+                config
+            }
+        };
+        let (clock, rng) = (Clock::system(), Rng::system());
+        let report = slipway_agent::probe::probe(&config, &clock, &rng).await?;
+        let strict = report.proves_strict();
+        if self.json {
+            let all: Vec<_> = report
+                .findings
+                .iter()
+                .map(|f| json!({"profile": f.profile, "what": f.what, "good": f.good, "found": f.found}))
+                .collect();
+            output::json(&json!({"strict_proven": strict, "findings": all}));
+        } else {
+            for found in &report.findings {
+                let mark = if found.good { "✓" } else { "✗" };
+                let colon = if found.found.is_empty() { "" } else { ": " };
+                output::data(&format!(
+                    "{mark} {:<8} {}{colon}{}",
+                    found.profile, found.what, found.found
+                ));
+            }
+            output::say(if strict {
+                "proven: this agent may execute code from outside, from its next connection on"
+            } else {
+                "not proven: this agent gets no code from outside; what is marked ✗ says why"
+            });
+        }
+        Ok(if strict { Exit::Ok } else { Exit::Failure })
     }
 }
 

@@ -5,10 +5,12 @@
 //! judged, never what a caller says about itself.
 
 mod approval;
+mod peer;
 mod role;
 
 pub use approval::{
     Approval, ApprovalRule, Approver, Decision, Judgement, RULE_VERSION, Refusal, judge,
     may_approve,
 };
+pub use peer::{Demand, Denied, PeerName, PeerRole, Shown, UnknownPeer, demand, may_call};
 pub use role::{Caller, Deed, Role, UnknownRole};

@@ -5,6 +5,10 @@
 
 use crate::pipeline::{Group, StageSpec};
 
+/// The label that such code's stages ask of an agent: its strict sandbox was proven from inside. A
+/// pipeline file cannot take it back: it is put in last.
+pub const PROVEN: (&str, &str) = ("slipway.sandbox", "strict");
+
 /// Why a stage of such code is not executed at all; `None` = it may be.
 #[must_use]
 pub fn withheld(spec: &StageSpec) -> Option<&'static str> {

@@ -1,16 +1,16 @@
 //! Agents, tokens, idempotency keys, flags, secrets.
 
+use slipway_core::access::PeerRole;
 use slipway_core::id::{FlagId, TokenId};
 
 use super::sample::{agent_id, at, repo_id, repository, ulid};
 use crate::sql::args;
-use crate::{Db, FlagRow, IdempotencyClaim, JoinOutcome, NewAgent, StoreError};
+use crate::{AuthorityRow, Db, FlagRow, IdempotencyClaim, JoinOutcome, NewPeer, StoreError};
 
-fn new_agent(n: u32) -> NewAgent {
-    NewAgent {
-        agent_id: agent_id(n),
+fn new_peer(n: u32) -> NewPeer {
+    NewPeer {
+        id: agent_id(n).to_string(),
         name: format!("agent-{n}"),
-        credential_hash: format!("credential-{n}"),
         created: at(5),
     }
 }
@@ -23,18 +23,75 @@ pub async fn a_join_token_is_redeemed_as_often_as_it_says(db: Db) {
     db.insert_join_token("late", "{}", 1, at(1), at(0))
         .await
         .expect("stored");
-    let (a, b) = tokio::join!(
-        db.join_agent("once", new_agent(1)),
-        db.join_agent("once", new_agent(2))
-    );
+    let (a, b) = tokio::join!(db.join("once", new_peer(1)), db.join("once", new_peer(2)));
     let outcomes = [a.expect("stored"), b.expect("stored")];
     assert!(outcomes.contains(&JoinOutcome::Used));
-    assert!(outcomes.contains(&JoinOutcome::Joined(r#"{"zone":"a"}"#.to_owned())));
-    let late = db.join_agent("late", new_agent(3)).await.expect("stored");
+    assert!(outcomes.contains(&JoinOutcome::Joined(PeerRole::Agent)));
+    let late = db.join("late", new_peer(3)).await.expect("stored");
     assert_eq!(late, JoinOutcome::Expired);
-    let none = db.join_agent("none", new_agent(4)).await.expect("stored");
+    let none = db.join("none", new_peer(4)).await.expect("stored");
     assert_eq!(none, JoinOutcome::Unknown);
-    assert_eq!(db.agents().await.expect("readable").len(), 1);
+    let agents = db.agents().await.expect("readable");
+    assert_eq!(agents.len(), 1);
+    assert_eq!(agents[0].labels, r#"{"zone":"a"}"#);
+}
+
+/// A process is what its token says, may call from then on, and not after it was revoked.
+pub async fn a_process_that_joined_may_call_until_it_is_revoked(db: Db) {
+    let token = db.insert_role_token(PeerRole::Deployer, "d", "{}", 1, at(100), at(0));
+    token.await.expect("stored");
+    let id = agent_id(7).to_string();
+    let joined = db.join("d", new_peer(7)).await.expect("stored");
+    assert_eq!(joined, JoinOutcome::Joined(PeerRole::Deployer));
+    assert_eq!(
+        db.agents().await.expect("readable").len(),
+        0,
+        "it is no agent"
+    );
+    let agent = super::sample::agent(&db, 8).await;
+    let good = |role, id: String| {
+        let db = db.clone();
+        async move { db.peer_is_good(role, &id).await.expect("readable") }
+    };
+    assert!(good(PeerRole::Deployer, id.clone()).await);
+    assert!(!good(PeerRole::Agent, id.clone()).await, "another role");
+    assert!(good(PeerRole::Agent, agent.to_string()).await);
+    assert_eq!(db.good_peers().await.expect("readable").len(), 2);
+    for (id, role) in [
+        (id, PeerRole::Deployer),
+        (agent.to_string(), PeerRole::Agent),
+    ] {
+        let revoke = || db.revoke_peer(&id, "left".to_owned(), at(50));
+        assert!(revoke().await.expect("stored"));
+        assert!(!revoke().await.expect("stored"), "once");
+        assert!(!good(role, id.clone()).await);
+    }
+    assert_eq!(db.good_peers().await.expect("readable"), vec![]);
+    assert_eq!(db.agents().await.expect("readable").len(), 0, "it is gone");
+}
+
+/// Of dispatchers that start at once, all use the authority that was stored first.
+pub async fn an_installation_has_one_authority(db: Db) {
+    assert!(db.authority().await.expect("readable").is_none());
+    let row = |n: u8| AuthorityRow {
+        certificate: vec![n],
+        sealed_key: vec![n, n],
+    };
+    let (a, b) = tokio::join!(
+        db.insert_authority(row(1), at(0)),
+        db.insert_authority(row(2), at(0))
+    );
+    a.and(b).expect("stored");
+    let kept = db.authority().await.expect("readable").expect("there");
+    let n = kept.certificate[0];
+    assert_eq!(
+        kept.sealed_key,
+        vec![n, n],
+        "a certificate with its own key"
+    );
+    db.insert_authority(row(3), at(1)).await.expect("stored");
+    let again = db.authority().await.expect("readable").expect("there");
+    assert_eq!(again.certificate, vec![n]);
 }
 
 /// Writes that are queued together share a commit and nothing else: whichever of them fail, first, last

@@ -1,11 +1,12 @@
 //! A repository, a hook, builds and agents that the suites share.
 
+use slipway_core::access::PeerRole;
 use slipway_core::build::{BuildStatus, Need, StageState};
 use slipway_core::id::{AgentId, BuildId, HookId, RepoId, StageId};
 use slipway_core::time::Timestamp;
 
 use crate::{
-    Assignment, AttemptResult, Created, Db, HookRow, JoinOutcome, NewAgent, NewBuild, NewStage,
+    Assignment, AttemptResult, Created, Db, HookRow, JoinOutcome, NewBuild, NewPeer, NewStage,
     RepositoryRow,
 };
 
@@ -67,14 +68,13 @@ pub(super) async fn agent(db: &Db, n: u32) -> AgentId {
     db.insert_join_token(&hash, "{}", 1, at(1_000), at(0))
         .await
         .expect("stored");
-    let new = NewAgent {
-        agent_id: agent_id(n),
+    let new = NewPeer {
+        id: agent_id(n).to_string(),
         name: format!("agent-{n}"),
-        credential_hash: format!("credential-{n}"),
         created: at(0),
     };
-    let joined = db.join_agent(&hash, new).await.expect("stored");
-    assert_eq!(joined, JoinOutcome::Joined("{}".to_owned()));
+    let joined = db.join(&hash, new).await.expect("stored");
+    assert_eq!(joined, JoinOutcome::Joined(PeerRole::Agent));
     db.agent_hello(&agent_id(n), "boot", 4, "{}", at(0))
         .await
         .expect("stored");

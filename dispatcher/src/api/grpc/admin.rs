@@ -7,6 +7,7 @@ use std::sync::Arc;
 use slipway_core::access::Deed;
 use slipway_core::id::{AgentId, BuildId};
 use slipway_core::queue::AgentState;
+use slipway_identity::Connection;
 use slipway_proto::v1::{self, admin_server::Admin};
 use slipway_store::{BuildFilter, BuildRow, StageRow};
 use tonic::{Request, Response, Status};
@@ -31,9 +32,8 @@ impl AdminService {
 
     async fn caller<T>(&self, request: &Request<T>, deed: Deed) -> Result<Person, Status> {
         let headers = request.metadata().clone().into_headers();
-        let address = request
-            .remote_addr()
-            .map_or(IpAddr::from([0, 0, 0, 0]), |a| a.ip());
+        let connection = request.extensions().get::<Connection>();
+        let address = connection.map_or(IpAddr::from([0, 0, 0, 0]), |c| c.address.ip());
         let person = auth::person(&self.app, &headers, address)
             .await
             .map_err(|p| refused(&p))?;

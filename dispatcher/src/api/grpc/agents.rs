@@ -1,4 +1,4 @@
-//! The agents' service: joining, the control stream, artifacts.
+//! The agents' service: the control stream, artifacts.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,7 +12,6 @@ use slipway_proto::convert::AttemptKey;
 use slipway_proto::v1::agent_message::Message as In;
 use slipway_proto::v1::dispatcher_message::Message as Out;
 use slipway_proto::v1::{self, agents_server::Agents};
-use slipway_store::{JoinOutcome, NewAgent};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
@@ -20,11 +19,11 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::artifacts;
 use super::hello::{greet, millis};
+use super::leader;
 use crate::api::auth::{self, PeerAgent};
 use crate::link::{OUTBOX, Outgoing};
 use crate::loops::scheduling::Nudge;
-use crate::state::App;
-use crate::token::{self, Kind};
+use crate::state::{App, Lead};
 use crate::usecases::accept_result::{accept_result, record};
 
 /// The service.
@@ -46,46 +45,16 @@ type Outgoings = Pin<Box<dyn Stream<Item = Outgoing> + Send>>;
 impl Agents for AgentsService {
     type LinkStream = Outgoings;
 
-    async fn register(
-        &self,
-        request: Request<v1::RegisterRequest>,
-    ) -> Result<Response<v1::RegisterResponse>, Status> {
-        let request = request.into_inner();
-        let refused = |word: &str| Status::unauthenticated(word.to_owned());
-        let hash = token::hash(Kind::Join, &request.join_token)
-            .ok_or_else(|| refused("join_token_unknown"))?;
-        let now = self.app.clock.now();
-        let agent_id: AgentId = self.app.rng.id(now);
-        let credential = token::mint(Kind::Agent, &self.app.rng);
-        let name: String = request
-            .name
-            .chars()
-            .filter(|c| !c.is_control())
-            .take(100)
-            .collect();
-        let agent = NewAgent {
-            agent_id: agent_id.clone(),
-            name,
-            credential_hash: token::hash(Kind::Agent, &credential).unwrap_or_default(),
-            created: now,
-        };
-        let joined = self.app.db.join_agent(&hash, agent).await;
-        match joined.map_err(|e| auth::unavailable(&e))? {
-            JoinOutcome::Joined(_) => Ok(Response::new(v1::RegisterResponse {
-                agent_id: agent_id.to_string(),
-                credential,
-            })),
-            JoinOutcome::Unknown => Err(refused("join_token_unknown")),
-            JoinOutcome::Used => Err(refused("join_token_used")),
-            JoinOutcome::Expired => Err(refused("join_token_expired")),
-        }
-    }
-
     async fn link(
         &self,
         request: Request<Streaming<v1::AgentMessage>>,
     ) -> Result<Response<Outgoings>, Status> {
-        let agent = auth::agent(&self.app, request.metadata()).await?;
+        let agent = auth::agent(&self.app, &request).await?;
+        let epoch = match leader::found(&self.app).await {
+            Lead::Own(epoch) => epoch,
+            Lead::Other(address) => return Ok(Response::new(leader::redirect(address))),
+            Lead::Nobody => return Err(leader::nobody()),
+        };
         let mut messages = request.into_inner();
         let first = messages.next().await.transpose()?;
         let Some(In::Hello(hello)) = first.and_then(|m| m.message) else {
@@ -94,7 +63,7 @@ impl Agents for AgentsService {
             ));
         };
         let (sender, receiver) = mpsc::channel(OUTBOX);
-        let session = begin(&self.app, &agent, &hello, sender.clone()).await?;
+        let session = begin(&self.app, &agent, &hello, epoch, sender.clone()).await?;
         let app = Arc::clone(&self.app);
         slipway_daemon::spawn("agent stream", async move {
             converse(&app, &agent.id, &mut messages, &sender).await;
@@ -110,7 +79,8 @@ impl Agents for AgentsService {
         &self,
         request: Request<Streaming<v1::ArtifactChunk>>,
     ) -> Result<Response<v1::PutArtifactResponse>, Status> {
-        let agent = auth::agent(&self.app, request.metadata()).await?;
+        let agent = auth::agent(&self.app, &request).await?;
+        leader::is_here(&self.app).await?;
         let key = artifacts::put(&self.app, &agent.id, request.into_inner()).await?;
         Ok(Response::new(v1::PutArtifactResponse {
             object_key: key.as_str().to_owned(),
@@ -123,12 +93,13 @@ async fn begin(
     app: &Arc<App>,
     agent: &PeerAgent,
     hello: &v1::Hello,
+    epoch: i64,
     sender: mpsc::Sender<Outgoing>,
 ) -> Result<u64, Status> {
     let boot: String = hello.boot_id.chars().take(64).collect();
     let facts = facts_json(hello);
     let now = app.clock.now();
-    let greeting = greet(app, agent, hello)
+    let greeting = greet(app, agent, hello, epoch)
         .await
         .map_err(|e| auth::unavailable(&e))?;
     app.db
@@ -160,6 +131,7 @@ fn facts_json(hello: &v1::Hello) -> String {
         "disk_free_bytes": facts.disk_free_bytes, "disk_total_bytes": facts.disk_total_bytes,
         "architecture": cut(facts.architecture), "engine_version": cut(facts.engine_version),
         "buildkit": facts.buildkit, "reproducible_images": facts.reproducible_images,
+        "strict_proven": facts.strict_proven,
     })
     .to_string()
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use slipway_core::id::{AgentId, StageId};
 use slipway_core::lease::grantor::Attempt;
 use slipway_core::queue::{Agent, AgentState};
+use slipway_core::trigger::outside::PROVEN;
 use slipway_proto::convert::AttemptKey;
 use slipway_proto::v1;
 use slipway_store::{LiveStage, StoreError};
@@ -36,6 +37,7 @@ pub(super) async fn greet(
     app: &App,
     agent: &PeerAgent,
     hello: &v1::Hello,
+    epoch: i64,
 ) -> Result<Greeting, StoreError> {
     let ours = app.db.held_by_agent(&agent.id).await?;
     let ours: BTreeMap<Attempt, LiveStage> = ours
@@ -71,7 +73,7 @@ pub(super) async fn greet(
     let disowned = ours.into_keys().filter(|a| !named.contains(a)).collect();
     Ok(Greeting {
         welcome: v1::Welcome {
-            epoch: 1,
+            epoch: u64::try_from(epoch).unwrap_or(0),
             verdicts,
             lease_ms: millis(app.settings.terms.lease),
             renew_ms: millis(app.settings.terms.renew),
@@ -106,6 +108,12 @@ fn facts(agent: &PeerAgent, hello: &v1::Hello, silent_max: std::time::Duration) 
     let mut labels: BTreeMap<String, String> =
         serde_json::from_str(&agent.row.labels).unwrap_or_default();
     let facts = hello.facts.clone().unwrap_or_default();
+    // Its own word, and yet worth something: it can only take work away from itself, unless it lies, and
+    // an agent that lies about its sandbox has no sandbox.
+    labels.remove(PROVEN.0);
+    if facts.strict_proven {
+        labels.insert(PROVEN.0.to_owned(), PROVEN.1.to_owned());
+    }
     if !facts.architecture.is_empty() && facts.architecture.len() <= FACT_MAX {
         labels
             .entry("arch".to_owned())

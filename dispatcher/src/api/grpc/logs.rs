@@ -15,6 +15,7 @@ use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::leader;
 use crate::api::auth;
 use crate::logs::{Ack, AttemptLog, Frame};
 use crate::state::App;
@@ -47,7 +48,8 @@ impl Logs for LogsService {
         &self,
         request: Request<Streaming<v1::LogFrame>>,
     ) -> Result<Response<Acks>, Status> {
-        let agent = auth::agent(&self.app, request.metadata()).await?;
+        let agent = auth::agent(&self.app, &request).await?;
+        leader::is_here(&self.app).await?;
         let mut frames = request.into_inner();
         let (sender, receiver) = mpsc::channel(ACKS);
         let app = Arc::clone(&self.app);

@@ -4,18 +4,21 @@ pub mod admin;
 pub mod agents;
 mod artifacts;
 mod hello;
+mod identities;
+mod leader;
 pub mod logs;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use slipway_daemon::Shutdown;
+use slipway_identity::{Guard, Incoming};
 use slipway_proto::v1::admin_server::AdminServer;
 use slipway_proto::v1::agents_server::AgentsServer;
+use slipway_proto::v1::identities_server::IdentitiesServer;
 use slipway_proto::v1::logs_server::LogsServer;
-use slipway_proto::{DECODE_MAX, DESCRIPTORS, STREAMS_MAX};
+use slipway_proto::{CONTROL_MESSAGE_MAX, DECODE_MAX, DESCRIPTORS, STREAMS_MAX};
 use tokio::net::TcpListener;
-use tonic::transport::server::TcpIncoming;
 
 use crate::state::App;
 
@@ -37,14 +40,17 @@ pub async fn serve(app: Arc<App>, listener: TcpListener, shutdown: Shutdown) -> 
     health
         .set_serving::<AdminServer<admin::AdminService>>()
         .await;
-    let reflection = |v1: bool| {
-        let builder = tonic_reflection::server::Builder::configure()
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-        (builder, v1)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let v1 = reflection(true).0.build_v1()?;
-    let v1alpha = reflection(false).0.build_v1alpha()?;
+    let (v1, v1alpha) = (reflection().build_v1()?, reflection().build_v1alpha()?);
+    let (tls, connections) = (app.own.server()?, app.connections.clone());
+    let incoming = Incoming::start(listener, tls, connections, &shutdown);
+    let guard = Guard::new(app.clock.clone());
+    let identities = IdentitiesServer::new(identities::IdentitiesService::new(Arc::clone(&app)))
+        .max_decoding_message_size(CONTROL_MESSAGE_MAX);
     let agents = AgentsServer::new(agents::AgentsService::new(Arc::clone(&app)))
         .max_decoding_message_size(DECODE_MAX);
     let logs = LogsServer::new(logs::LogsService::new(Arc::clone(&app)))
@@ -57,21 +63,17 @@ pub async fn serve(app: Arc<App>, listener: TcpListener, shutdown: Shutdown) -> 
         .http2_keepalive_interval(Some(PING))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
         .http2_max_header_list_size(HEADERS_MAX)
+        .layer(guard)
         .add_service(health_service)
+        .add_service(identities)
         .add_service(v1)
         .add_service(v1alpha)
         .add_service(agents)
         .add_service(logs)
         .add_service(admin)
-        .serve_with_incoming_shutdown(prompt(listener), async move {
+        .serve_with_incoming_shutdown(incoming, async move {
             shutdown.cancelled().await;
         })
         .await?;
     Ok(())
-}
-
-/// Small messages leave at once. The builder's own `tcp_nodelay` does nothing for connections that
-/// it did not accept itself: without this an assignment waits 40 ms for the agent's delayed ACK.
-fn prompt(listener: TcpListener) -> TcpIncoming {
-    TcpIncoming::from(listener).with_nodelay(Some(true))
 }

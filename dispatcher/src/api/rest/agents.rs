@@ -7,7 +7,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use slipway_core::access::Deed;
+use slipway_core::access::{Deed, PeerRole};
 use slipway_core::id::AgentId;
 use slipway_core::queue::AgentState;
 use utoipa::ToSchema;
@@ -86,10 +86,45 @@ pub async fn drain(
     Ok(StatusCode::ACCEPTED)
 }
 
+/// Removes an agent for good: its certificates are worthless at once, its connections are closed, and
+/// what it holds is lost to it.
+#[utoipa::path(delete, path = "/agents/{agent_id}", tag = "agents", security(("token" = [])),
+    params(("agent_id" = String, Path)), responses((status = 204), (status = 404, body = Problem)))]
+pub async fn remove(
+    State(app): State<Arc<App>>,
+    person: Person,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
+    person.must(Deed::Administer)?;
+    let missing = || Problem::not_found("agent");
+    let id: AgentId = id.parse().map_err(|_| missing())?;
+    let now = app.clock.now();
+    app.db
+        .audit(person.audit(now, "agent.remove", "agent", id.as_str()))
+        .await?;
+    let reason = format!("removed by {}", person.caller.subject);
+    if !app.db.revoke_peer(id.as_str(), reason, now).await? {
+        return Err(missing());
+    }
+    app.connections.close_peer(PeerRole::Agent, id.as_str());
+    app.link.drop_agent(&id);
+    let held = app.db.held_by_agent(&id).await?;
+    let disowned = held
+        .iter()
+        .filter_map(|row| Some((row.stage_id.parse().ok()?, u32::try_from(row.attempt).ok()?)))
+        .collect();
+    let _stopping = app.nudge.send(Nudge::Removed(id, disowned)).await;
+    Ok(StatusCode::NO_CONTENT)
+}
+
 /// A join token to be made.
-#[derive(Debug, Default, Deserialize, ToSchema)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewJoinToken {
+    /// What may join with it: `agent` (the default), `cache` or `deployer`.
+    #[serde(default = "agent")]
+    #[schema(value_type = String)]
+    role: PeerRole,
     /// Labels that the agent gets.
     #[serde(default)]
     labels: std::collections::BTreeMap<String, String>,
@@ -99,7 +134,11 @@ pub struct NewJoinToken {
     ttl: Option<u64>,
 }
 
-/// A join token, shown once.
+fn agent() -> PeerRole {
+    PeerRole::Agent
+}
+
+/// A join token, shown once; with the fingerprint of this installation behind the dot.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct JoinToken {
     join_token: String,
@@ -124,6 +163,10 @@ pub async fn create_join_token(
             "at most 1000 uses, one day, 100 labels",
         ));
     }
+    if new.role == PeerRole::Dispatcher {
+        let why = "a dispatcher does not join: it shares database and key file with the others";
+        return Err(Problem::invalid("role", "out_of_range", why));
+    }
     let now = app.clock.now();
     let secret = token::mint(Kind::Join, &app.rng);
     let hash = token::hash(Kind::Join, &secret).unwrap_or_default();
@@ -133,10 +176,10 @@ pub async fn create_join_token(
         .await?;
     let labels = serde_json::json!(new.labels).to_string();
     app.db
-        .insert_join_token(&hash, &labels, uses, expires, now)
+        .insert_role_token(new.role, &hash, &labels, uses, expires, now)
         .await?;
     let body = JoinToken {
-        join_token: secret,
+        join_token: slipway_identity::JoinToken::new(&secret, &app.authority.fingerprint()).text(),
         expires_at: shown(expires.as_millis()),
     };
     Ok((StatusCode::CREATED, axum::Json(body)).into_response())

@@ -3,7 +3,7 @@
 use axum::http::StatusCode;
 use slipway_proto::v1::rollouts_client::RolloutsClient;
 use std::time::Duration;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use crate::api::auth::Person;
 use crate::api::problem::Problem;
@@ -15,28 +15,17 @@ const ANSWER: Duration = Duration::from_secs(30);
 /// A connection to the coordinator.
 ///
 /// # Errors
-/// 503 when it does not answer.
-pub(super) async fn client(app: &App) -> Result<RolloutsClient<Channel>, Problem> {
-    let away = |_| {
-        Problem::unavailable("the coordinator does not answer; is `slipway coordinator` running?")
-    };
-    if app.settings.coordinator.is_empty() {
-        return Err(Problem::unavailable("this installation has no coordinator"));
-    }
-    let endpoint = Endpoint::from_shared(app.settings.coordinator.clone())
-        .map_err(away)?
-        .connect_timeout(Duration::from_secs(5))
-        .timeout(ANSWER);
-    endpoint
-        .connect()
-        .await
-        .map(RolloutsClient::new)
-        .map_err(away)
+/// 503 when there is none.
+pub(super) fn client(app: &App) -> Result<RolloutsClient<Channel>, Problem> {
+    let none = || Problem::unavailable("this installation has no coordinator");
+    let channel = app.coordinator.clone().ok_or_else(none)?;
+    Ok(RolloutsClient::new(channel))
 }
 
 /// A request in the caller's name.
 pub(super) fn signed<T>(person: &Person, message: T) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
+    request.set_timeout(ANSWER);
     if let Ok(value) = format!("Bearer {}", person.bearer()).parse() {
         request.metadata_mut().insert("authorization", value);
     }
@@ -61,7 +50,9 @@ pub(super) fn refused(status: tonic::Status) -> Problem {
         tonic::Code::InvalidArgument | tonic::Code::OutOfRange => StatusCode::UNPROCESSABLE_ENTITY,
         tonic::Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
         tonic::Code::Unavailable | tonic::Code::DeadlineExceeded | tonic::Code::Cancelled => {
-            return Problem::unavailable("the coordinator does not answer now; try again");
+            return Problem::unavailable(
+                "the coordinator does not answer now; is `slipway coordinator` running?",
+            );
         }
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };

@@ -89,7 +89,7 @@ pub async fn create(
         strategy: new.strategy,
         initiator: person.caller.subject.clone(),
     };
-    let answer = client(&app).await?.start(signed(&person, request)).await;
+    let answer = client(&app)?.start(signed(&person, request)).await;
     let answer = answer.map_err(refused)?.into_inner();
     let location = format!("/api/v1/deployments/{}", answer.deployment_id);
     let body = StartedDeployment {

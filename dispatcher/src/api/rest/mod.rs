@@ -74,6 +74,7 @@ fn authenticated() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(agents::list))
         .routes(routes!(agents::drain))
         .routes(routes!(agents::create_join_token))
+        .routes(routes!(agents::remove))
         .routes(routes!(agents::queue))
         .routes(routes!(tokens::create, tokens::list))
         .routes(routes!(tokens::revoke))

@@ -1,2 +1,2 @@
-INSERT INTO agents (agent_id, name, state, credential_hash, labels, created_at)
-VALUES ($1, $2, 'ready', $3, $4, $5)
+INSERT INTO agents (agent_id, name, state, labels, created_at)
+VALUES ($1, $2, 'ready', $3, $4)

@@ -49,7 +49,7 @@ pub async fn approve(
         approver_id: body.approver_id,
         plan_hash: body.plan_hash,
     };
-    let answer = client(&app).await?.approve(signed(&person, request)).await;
+    let answer = client(&app)?.approve(signed(&person, request)).await;
     let answer = answer.map_err(refused)?.into_inner();
     Ok(axum::Json(Approved {
         approved: answer.approved,
@@ -91,7 +91,7 @@ macro_rules! command {
             Body(why): Body<Why>,
         ) -> Result<axum::Json<Phase>, Problem> {
             let request = v1::$message { deployment_id, reason: why.reason };
-            phase(client(&app).await?.$name(signed(&person, request)).await)
+            phase(client(&app)?.$name(signed(&person, request)).await)
         }
     };
 }
@@ -139,7 +139,7 @@ pub async fn promote(
         reason: body.reason,
         full: body.full,
     };
-    phase(client(&app).await?.promote(signed(&person, request)).await)
+    phase(client(&app)?.promote(signed(&person, request)).await)
 }
 
 /// Why, and to what.
@@ -182,10 +182,7 @@ pub async fn rollback(
         reason: body.reason,
         to: body.to,
     };
-    let answer = client(&app)
-        .await?
-        .roll_back(signed(&person, request))
-        .await;
+    let answer = client(&app)?.roll_back(signed(&person, request)).await;
     let answer = answer.map_err(refused)?.into_inner();
     Ok(axum::Json(RolledBack {
         rolled_back_to_version: answer.rolled_back_to_version,

@@ -1,1 +1,0 @@
-SELECT * FROM agents WHERE credential_hash = $1 AND state <> 'gone'

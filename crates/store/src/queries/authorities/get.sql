@@ -1,0 +1,1 @@
+SELECT certificate, sealed_key FROM authorities WHERE authority_id = 'own'

@@ -1,0 +1,2 @@
+-- PostgreSQL's settings: SQLite has no second machine.
+SELECT current_setting('synchronous_commit') AS setting

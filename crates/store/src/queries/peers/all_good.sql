@@ -1,0 +1,1 @@
+SELECT peer_id, role FROM peers WHERE revoked_ms IS NULL
