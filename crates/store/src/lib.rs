@@ -37,7 +37,7 @@ mod versions;
 mod writer;
 
 pub use access::{IdempotencyClaim, TokenRow};
-pub use agents::{AgentRow, JoinOutcome, NewAgent};
+pub use agents::{AgentRow, EndedAttempt, JoinOutcome, NewAgent};
 pub use artifacts::{ArtifactRow, NewArtifact, NewReport, ReportRow};
 pub use audit::{AuditEntry, AuditRow};
 pub use builds::{BuildFilter, BuildRow, Created, LayerRow, NewBuild, NewStage, StageRow};
