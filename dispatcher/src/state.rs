@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 
 use slipway_core::access::PeerRole;
-use slipway_core::id::{BuildId, DeliveryId};
+use slipway_core::id::{AgentId, BuildId, DeliveryId};
+use slipway_core::queue::AgentState;
 use slipway_daemon::{Clock, Health, Rng};
 use slipway_identity::{Authority, Connections, Own};
 use slipway_objects::ObjectStore;
@@ -18,6 +19,7 @@ use crate::logs::Logs;
 use crate::loops::scheduling::Nudge;
 use crate::seal::Seal;
 use crate::source::Source;
+use crate::usecases::expected::Expected;
 
 /// Build changes that a slow reader may lag behind before it has to look again.
 const CHANGES: usize = 1_024;
@@ -69,6 +71,8 @@ pub struct App {
     pub handover: Notify,
     /// Who leads.
     pub lead: watch::Sender<Lead>,
+    /// How long stages take.
+    pub expected: Expected,
     /// Builds that changed, for whoever watches.
     pub changes: broadcast::Sender<BuildId>,
     /// Writes certificates.
@@ -160,6 +164,7 @@ impl App {
             link: Link::default(),
             logs,
             handover: Notify::new(),
+            expected: Expected::default(),
             changes,
             lead: watch::Sender::new(Lead::Nobody),
         };
@@ -172,10 +177,22 @@ impl App {
 
     /// Tells everybody who cares that a build changed.
     pub async fn build_changed(&self, change: &slipway_store::BuildChange) {
+        self.show_change(change);
+        if let Ok(id) = change.build_id.parse::<BuildId>() {
+            let _stopping = self.nudge.send(Nudge::BuildChanged(id)).await;
+        }
+    }
+
+    /// Tells the scheduler whether an agent takes work from now on.
+    pub async fn agent_state(&self, agent: AgentId, state: AgentState) {
+        let _stopping = self.nudge.send(Nudge::State(agent, state)).await;
+    }
+
+    /// Tells everybody but the scheduler, which calls this itself, that a build changed.
+    pub fn show_change(&self, change: &slipway_store::BuildChange) {
         if let Ok(id) = change.build_id.parse::<BuildId>() {
             // No receiver is fine: nobody watches.
-            let _nobody_watches = self.changes.send(id.clone());
-            let _stopping = self.nudge.send(Nudge::BuildChanged(id)).await;
+            let _nobody_watches = self.changes.send(id);
         }
         if change.status == slipway_core::build::BuildStatus::Passed {
             self.handover.notify_one();

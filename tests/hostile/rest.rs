@@ -64,6 +64,8 @@ async fn hostile_h076_what_is_not_there_and_what_is_no_id_look_the_same() {
         (Method::POST, "/builds/ID/cancel", None),
         (Method::POST, "/builds/ID/retry", Some(json!({}))),
         (Method::POST, "/agents/ID/drain", None),
+        (Method::POST, "/agents/ID/resume", None),
+        read("/queue/ID"),
         (Method::POST, "/hooks/ID/deliveries/ID/replay", None),
         (
             Method::POST,

@@ -149,11 +149,18 @@ fn table() -> Vec<(Method, &'static str, Deed, Value)> {
         ),
         (
             post.clone(),
+            "/agents/{agent_id}/resume",
+            Deed::Administer,
+            none.clone(),
+        ),
+        (
+            post.clone(),
             "/agents/join-tokens",
             Deed::Administer,
             json!({}),
         ),
         read("/queue"),
+        read("/queue/{stage_id}"),
         (get.clone(), "/tokens", Deed::Administer, none.clone()),
         (
             post.clone(),

@@ -55,7 +55,10 @@ enum Command {
     #[command(subcommand)]
     Agents(agents::Agents),
     /// What waits for an agent, and why.
-    Queue,
+    Queue {
+        #[command(subcommand)]
+        verb: Option<agents::Queue>,
+    },
     /// Repositories and their hooks.
     #[command(subcommand)]
     Repos(project::Repos),
@@ -127,7 +130,7 @@ async fn dispatch(server: &Server, command: Command) -> anyhow::Result<Exit> {
         Command::Approve(approve) => approve.execute(server).await,
         Command::Rollback(rollback) => rollback.execute(server).await,
         Command::Agents(agents) => agents.execute(server).await,
-        Command::Queue => agents::queue(server).await,
+        Command::Queue { verb } => verb.unwrap_or(agents::Queue::List).execute(server).await,
         Command::Repos(repos) => repos.execute(server).await,
         Command::Secret(secret) => secret.execute(server).await,
         Command::Token(token) => token.execute(server).await,

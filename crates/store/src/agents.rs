@@ -50,6 +50,19 @@ pub struct AgentRow {
     pub connected_ms: Option<i64>,
     pub renewed_ms: Option<i64>,
     pub created_at: i64,
+    pub resumed_ms: i64,
+}
+
+/// How an attempt of an agent ended.
+#[derive(Clone, Debug, sqlx::FromRow)]
+#[expect(
+    missing_docs,
+    reason = "the columns; see migrations/sqlite/0003_create_builds.sql"
+)]
+pub struct EndedAttempt {
+    pub outcome: Option<String>,
+    pub assigned_ms: i64,
+    pub ended_ms: i64,
 }
 
 impl Db {
@@ -164,6 +177,46 @@ impl Db {
             Box::pin(async move {
                 let args = args![id, state, reason];
                 Ok(tx.execute(sql!("agents/set_state"), args).await? == 1)
+            })
+        })
+        .await
+    }
+
+    /// The last ten attempts of an agent that ended since somebody last resumed it, newest first.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn last_attempts(&self, id: &AgentId) -> Result<Vec<EndedAttempt>, StoreError> {
+        self.rows(sql!("attempts/last_of_agent"), args![id.as_str()])
+            .await
+    }
+
+    /// Keeps an agent from taking anything until somebody resumes it; false when it took nothing
+    /// before.
+    ///
+    /// # Errors
+    /// When it cannot be made durable.
+    pub async fn quarantine_agent(&self, id: &AgentId, reason: &str) -> Result<bool, StoreError> {
+        let (id, reason) = (id.to_string(), reason.to_owned());
+        self.write(move |tx| {
+            Box::pin(async move {
+                let args = args![id, reason];
+                Ok(tx.execute(sql!("agents/quarantine"), args).await? == 1)
+            })
+        })
+        .await
+    }
+
+    /// Lets a quarantined or draining agent take work again; false when it is neither.
+    ///
+    /// # Errors
+    /// When it cannot be made durable.
+    pub async fn resume_agent(&self, id: &AgentId, now: Timestamp) -> Result<bool, StoreError> {
+        let id = id.to_string();
+        self.write(move |tx| {
+            Box::pin(async move {
+                let args = args![id, now];
+                Ok(tx.execute(sql!("agents/resume"), args).await? == 1)
             })
         })
         .await

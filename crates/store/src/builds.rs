@@ -87,6 +87,10 @@ pub struct NewStage {
     pub group: Option<(String, u32)>,
     /// Time-out, milliseconds.
     pub timeout_ms: u64,
+    /// Its first cache key; empty = none.
+    pub cache_key: String,
+    /// Longest expected time from here to the build's end, milliseconds.
+    pub critical_ms: u64,
     /// waiting | ready | skipped.
     pub state: slipway_core::build::StageState,
     /// Why it is skipped.
@@ -432,6 +436,8 @@ async fn insert_stage(
         stage.state.as_str(),
         stage.reason.clone(),
         ready,
+        &stage.cache_key,
+        i64::try_from(stage.critical_ms).unwrap_or(i64::MAX),
     ];
     tx.execute(sql!("build_stages/insert"), args)
         .await

@@ -41,7 +41,7 @@ mod versions;
 mod writer;
 
 pub use access::{IdempotencyClaim, TokenRow};
-pub use agents::{AgentRow, JoinOutcome, NewPeer};
+pub use agents::{AgentRow, EndedAttempt, JoinOutcome, NewPeer};
 pub use announce::{ANNOUNCEMENT_MAX, Announcements};
 pub use artifacts::{ArtifactRow, NewArtifact, NewReport, ReportRow};
 pub use audit::{AuditEntry, AuditRow};

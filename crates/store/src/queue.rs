@@ -1,6 +1,6 @@
 //! The stages that wait or are held: the queue, and ownership of attempts.
 
-use slipway_core::id::{AgentId, BuildId, StageId};
+use slipway_core::id::{AgentId, BuildId, RepoId, StageId};
 use slipway_core::time::Timestamp;
 
 use crate::db::Db;
@@ -31,6 +31,8 @@ pub struct QueueRow {
     pub at_most_once: i64,
     pub lost_agents: String,
     pub timeout_ms: i64,
+    pub cache_key: String,
+    pub critical_ms: i64,
     pub urgent: i64,
     pub lane: Option<String>,
     pub weight: i64,
@@ -199,14 +201,18 @@ impl Db {
         self.row(sql!("build_stages/by_token"), args![hash]).await
     }
 
-    /// Durations of past accepted stages of a repository, newest first: (stage, milliseconds).
+    /// The last accepted durations of the stages of a pipeline, at most ten of each:
+    /// (stage, milliseconds).
     ///
     /// # Errors
     /// When the database is away.
-    pub async fn past_durations(&self, repo: &str) -> Result<Vec<(String, i64)>, StoreError> {
-        let rows: Vec<Duration> = self
-            .rows(sql!("build_stages/expected"), args![repo])
-            .await?;
+    pub async fn past_durations(
+        &self,
+        repo: &RepoId,
+        pipeline: &str,
+    ) -> Result<Vec<(String, i64)>, StoreError> {
+        let args = args![repo.as_str(), pipeline];
+        let rows: Vec<Duration> = self.rows(sql!("build_stages/expected"), args).await?;
         Ok(rows
             .into_iter()
             .map(|r| (r.stage_name, r.duration))

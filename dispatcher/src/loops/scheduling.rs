@@ -24,6 +24,8 @@ use crate::usecases::lose_attempt::lose_attempt;
 
 /// The safety net.
 const SWEEP: Duration = Duration::from_secs(5);
+/// Longest queue whose plans a debug build checks: the check reads all of it, the plan does not.
+const CHECKED_MAX: usize = 1_000;
 /// Nudges handled between two plans.
 const BATCH: usize = 256;
 
@@ -75,8 +77,8 @@ struct Scheduler {
     agents: BTreeMap<AgentId, Agent>,
     sessions: BTreeMap<AgentId, u64>,
     heard: BTreeMap<AgentId, Timestamp>,
-    /// When each held stage was given out, for fair share: (since, weight).
-    since: BTreeMap<StageId, (Timestamp, u32)>,
+    /// When each held stage was given out, for fair share.
+    since: BTreeMap<StageId, Timestamp>,
     /// Where a build's last stage was executed.
     near: BTreeMap<BuildId, AgentId>,
     rescues: u64,
@@ -242,8 +244,7 @@ impl Scheduler {
     /// Whoever declined is given nothing until its next renewal, which says how it is: it would only
     /// decline again, as fast as it is asked.
     fn pass_over(&mut self, stage: &StageId, reason: &str) {
-        let held = self.queue.held().find(|(id, _)| *id == stage);
-        let Some(agent) = held.map(|(_, held)| held.agent.clone()) else {
+        let Some(agent) = self.queue.holder(stage).map(|held| held.agent.clone()) else {
             return;
         };
         match self.agents.get_mut(&agent) {
@@ -265,8 +266,16 @@ impl Scheduler {
                     self.refresh_stage(&stage).await?;
                 }
                 Action::Expire((stage, attempt)) => {
-                    lose_attempt(&self.app, &stage, i64::from(attempt), "agent_lost").await?;
+                    let number = i64::from(attempt);
+                    let lost = lose_attempt(&self.app, &stage, number, "agent_lost").await?;
+                    // Not by a nudge: this loop would wait for itself where they are many.
                     self.refresh_stage(&stage).await?;
+                    if let Some(change) = lost.change {
+                        self.app.show_change(&change);
+                    }
+                    if let Some(agent) = lost.quarantined {
+                        self.hear(Nudge::State(agent, AgentState::Quarantined));
+                    }
                 }
             }
         }
@@ -293,7 +302,12 @@ impl Scheduler {
         }
         let now = self.app.clock.now();
         let plan = self.queue.plan(&self.agents, now);
-        debug_assert_eq!(check(&self.queue, &self.agents, now, &plan), vec![]);
+        debug_assert!(
+            self.queue.len() > CHECKED_MAX
+                || check(&self.queue, &self.agents, now, &plan).is_empty(),
+            "{:?}",
+            check(&self.queue, &self.agents, now, &plan)
+        );
         if !plan.assignments.is_empty() {
             self.give_out(plan.assignments, shutdown).await?;
         }

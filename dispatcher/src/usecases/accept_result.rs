@@ -7,6 +7,7 @@ use slipway_core::build::{Ending, Outcome, StageState, derive_outcome};
 use slipway_core::id::{AgentId, StageId};
 use slipway_core::lease::fence::{self, Judgement, Record};
 use slipway_core::pipeline::PlannedStage;
+use slipway_core::queue::AgentState;
 use slipway_proto::convert::{self, AttemptKey, WireError};
 use slipway_proto::v1;
 use slipway_store::{Acceptance, AttemptResult, NewArtifact, NewReport, StageRow, StoreError};
@@ -56,7 +57,7 @@ pub async fn accept_result(
         if !record(&row).is_some_and(current) {
             return Ok(ack(v1::Acceptance::StaleAttempt, String::new()));
         }
-        super::lose_attempt::lose_attempt(app, &key.stage, row.attempt, &reason).await?;
+        lose(app, &key.stage, row.attempt, &reason).await?;
         return Ok(ack(v1::Acceptance::Accepted, reason));
     }
     let Checked::Ended(ended) = checked else {
@@ -94,6 +95,17 @@ pub async fn accept_result(
         Acceptance::AlreadyAccepted => ack(v1::Acceptance::AlreadyAccepted, String::new()),
         Acceptance::Stale => ack(v1::Acceptance::StaleAttempt, String::new()),
     })
+}
+
+async fn lose(app: &App, stage: &StageId, attempt: i64, reason: &str) -> Result<(), StoreError> {
+    let lost = super::lose_attempt::lose_attempt(app, stage, attempt, reason).await?;
+    if let Some(change) = &lost.change {
+        app.build_changed(change).await;
+    }
+    if let Some(agent) = lost.quarantined {
+        app.agent_state(agent, AgentState::Quarantined).await;
+    }
+    Ok(())
 }
 
 /// What the rule of acceptance looks at; `None` when the row cannot be read.

@@ -1,10 +1,23 @@
-//! An attempt was lost, by a dead agent or by infrastructure: repeat, give up, or ask a person.
+//! An attempt was lost, by a dead agent or by infrastructure: repeat, give up, or ask a person. An
+//! agent that loses everything it gets is stopped.
+
+use std::time::Duration;
 
 use slipway_core::build::{LossPolicy, StageState, after_loss};
-use slipway_core::id::StageId;
-use slipway_store::{Loss, StoreError};
+use slipway_core::id::{AgentId, StageId};
+use slipway_core::lease::rogue::{self, Ended};
+use slipway_store::{BuildChange, EndedAttempt, Loss, StoreError};
 
 use crate::state::App;
+
+/// What came of it; to be told to whom it concerns.
+#[derive(Debug, Default)]
+pub struct Lost {
+    /// What changed in its build.
+    pub change: Option<BuildChange>,
+    /// The agent, if it takes nothing more from now on.
+    pub quarantined: Option<AgentId>,
+}
 
 /// Ends a lost attempt. Does nothing when it is not held any more.
 ///
@@ -15,12 +28,12 @@ pub async fn lose_attempt(
     stage: &StageId,
     attempt: i64,
     reason: &str,
-) -> Result<(), StoreError> {
+) -> Result<Lost, StoreError> {
     let Some(row) = app.db.stage(stage).await? else {
-        return Ok(());
+        return Ok(Lost::default());
     };
     if row.attempt != attempt {
-        return Ok(());
+        return Ok(Lost::default());
     }
     let now = app.clock.now();
     let losses = u32::try_from(row.losses + 1).unwrap_or(u32::MAX);
@@ -44,9 +57,38 @@ pub async fn lose_attempt(
         not_before,
         now,
     };
-    if let Some(change) = app.db.lose_attempt(loss).await? {
-        app.logs.abandon(stage, attempt).await;
-        app.build_changed(&change).await;
+    let Some(change) = app.db.lose_attempt(loss).await? else {
+        return Ok(Lost::default());
+    };
+    app.logs.abandon(stage, attempt).await;
+    Ok(Lost {
+        change: Some(change),
+        quarantined: quarantine(app, row.agent_id.as_deref()).await?,
+    })
+}
+
+/// Stops the agent, if it lost too much too quickly.
+async fn quarantine(app: &App, agent: Option<&str>) -> Result<Option<AgentId>, StoreError> {
+    let Some(agent) = agent.and_then(|id| id.parse::<AgentId>().ok()) else {
+        return Ok(None);
+    };
+    let last = app.db.last_attempts(&agent).await?;
+    let last: Vec<Ended> = last.iter().map(ended).collect();
+    let Some(why) = rogue::judge(&last) else {
+        return Ok(None);
+    };
+    if !app.db.quarantine_agent(&agent, &why).await? {
+        return Ok(None);
     }
-    Ok(())
+    tracing::warn!(agent = %agent, why, "an agent is quarantined");
+    Ok(Some(agent))
+}
+
+fn ended(attempt: &EndedAttempt) -> Ended {
+    let took = attempt.ended_ms.saturating_sub(attempt.assigned_ms);
+    Ended {
+        lost: attempt.outcome.as_deref() == Some("lost"),
+        // A clock that went back in between says nothing about speed.
+        took: u64::try_from(took).map_or(Duration::MAX, Duration::from_millis),
+    }
 }

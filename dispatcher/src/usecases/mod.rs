@@ -5,6 +5,7 @@ pub mod accept_result;
 pub mod assign_stage;
 pub mod cancel_build;
 pub mod decide_delivery;
+pub mod expected;
 pub mod join_peer;
 pub mod lose_attempt;
 pub mod plan_build;

@@ -1,8 +1,10 @@
 //! One commit and one cause → builds in the store: one per pipeline file that wants the event.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde_json::json;
+use slipway_core::build::critical::{UNKNOWN, critical};
 use slipway_core::build::{BuildStatus, StageState, advance};
 use slipway_core::id::{BuildId, DeliveryId, RepoId};
 use slipway_core::pipeline::{self, Facts, Group, Outcome, Plan, PlannedStage};
@@ -10,6 +12,7 @@ use slipway_core::time::Timestamp;
 use slipway_core::trigger::outside;
 use slipway_store::{Created, NewBuild, NewStage, RepositoryRow, StoreError};
 
+use super::expected::expected;
 use crate::source::Commit;
 use crate::state::App;
 
@@ -82,7 +85,9 @@ pub async fn plan_build(
             Ok(Outcome::Build(plan, warnings)) => {
                 let mut new = blank(app, repo, commit, cause, name, build_id)?;
                 new.errors = json!(warnings);
+                let expected = expected(app, &new.repo_id, name).await;
                 fill(app, &mut new, *plan, cause, &repo.branch);
+                weigh(&mut new, &expected);
                 new
             }
             Err(mistakes) => NewBuild {
@@ -189,6 +194,18 @@ fn lane(new: &NewBuild, plan: &Plan, cause: &Cause, default_branch: &str) -> Opt
         .cancel_superseded
         .unwrap_or(side && plan.deploy.is_none());
     (wanted && cause.newest).then(|| format!("{}|{}", new.pipeline, cause.ref_name))
+}
+
+/// Notes how long the build still takes from each stage on.
+fn weigh(new: &mut NewBuild, expected: &BTreeMap<String, Duration>) {
+    let graph = new.stages.iter();
+    let graph: Vec<_> = graph.map(|s| (s.name.clone(), s.needs.clone())).collect();
+    let critical = critical(&graph, expected);
+    for stage in &mut new.stages {
+        let longest = critical.get(stage.name.as_str());
+        let longest = longest.copied().unwrap_or(UNKNOWN);
+        stage.critical_ms = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX);
+    }
 }
 
 fn fill(app: &App, new: &mut NewBuild, plan: Plan, cause: &Cause, default_branch: &str) {
@@ -304,6 +321,13 @@ fn new_stage(
         labels: json!(labels).to_string(),
         group: None,
         timeout_ms: stage.spec.timeout_ms,
+        cache_key: stage
+            .spec
+            .caches
+            .first()
+            .map(|c| c.key.clone())
+            .unwrap_or_default(),
+        critical_ms: 0,
         state,
         reason,
         spec: json!(stage).to_string(),

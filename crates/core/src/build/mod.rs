@@ -5,6 +5,7 @@
 //! is final never changes.
 
 mod advance;
+pub mod critical;
 mod outcome;
 mod state;
 

@@ -1,11 +1,11 @@
 //! Is a finished plan right? Separate code, used by property tests and by the scheduling loop's
-//! debug assertion.
+//! debug assertion. It costs what waits, so that the loop asks it about small queues only.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::order::Kind;
 use super::{Agent, Plan, Queue, fit};
 use crate::id::{AgentId, StageId};
-use crate::queue::Class;
 use crate::time::Timestamp;
 
 /// What is wrong with a plan.
@@ -58,7 +58,7 @@ pub fn check(
             flaws.push(Flaw::OverCapacity(assignment.agent.clone()));
         }
         *held += 1;
-        if fit::suits(&assignment.agent, agents, &Class::of(stage)).is_err() {
+        if fit::suits(&assignment.agent, agent, agents, &Kind::of(stage)).is_err() {
             flaws.push(Flaw::Misplaced(
                 assignment.stage.clone(),
                 assignment.agent.clone(),
@@ -72,18 +72,35 @@ pub fn check(
             }
         }
     }
+    left_over(queue, agents, now, &given, &busy, &mut flaws);
+    flaws
+}
+
+fn left_over(
+    queue: &Queue,
+    agents: &BTreeMap<AgentId, Agent>,
+    now: Timestamp,
+    given: &BTreeSet<&StageId>,
+    busy: &BTreeMap<&AgentId, u32>,
+    flaws: &mut Vec<Flaw>,
+) {
+    let free: Vec<(&AgentId, &Agent)> = agents
+        .iter()
+        .filter(|(id, agent)| fit::can_take(agent, busy.get(id).copied().unwrap_or(0)).is_ok())
+        .collect();
+    if free.is_empty() {
+        return;
+    }
     for stage in queue.waiting() {
         let open = stage.group.is_none() && stage.build_group.is_none();
         if given.contains(&stage.stage) || stage.not_before > now || !open {
             continue;
         }
-        let class = Class::of(stage);
-        for (id, agent) in agents {
-            let free = fit::can_take(agent, busy.get(id).copied().unwrap_or(0)).is_ok();
-            if free && fit::suits(id, agents, &class).is_ok() {
-                flaws.push(Flaw::LeftOver(stage.stage.clone(), id.clone()));
+        let kind = Kind::of(stage);
+        for (id, agent) in &free {
+            if fit::suits(id, agent, agents, &kind).is_ok() {
+                flaws.push(Flaw::LeftOver(stage.stage.clone(), (*id).clone()));
             }
         }
     }
-    flaws
 }

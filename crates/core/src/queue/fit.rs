@@ -1,9 +1,11 @@
 //! Which agent: hard filters first, then a score.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-use super::order::Class;
+use super::order::Kind;
 use super::report::Unfit;
+use super::shard;
 use super::snapshot::{Agent, AgentState, Waiting};
 use crate::id::AgentId;
 
@@ -12,8 +14,12 @@ const CPU_PRESSURE_MAX: f32 = 75.0;
 const MEMORY_PRESSURE_MAX: f32 = 80.0;
 /// Free disk below which an agent gets nothing, percent.
 const DISK_MIN: f32 = 15.0;
-/// How many agents are home to a shard.
-const HOMES: usize = 2;
+/// What a label is worth that is there exactly, and one that a wildcard stands for.
+const EXACT: u32 = 10;
+const WILDCARD: u32 = 1;
+/// Locality: the agent that executed what the stage builds on; an agent that is home to its key.
+pub(super) const NEAR: u8 = 3;
+pub(super) const HOME: u8 = 2;
 
 /// Whether an agent can take anything at all now. `busy` = attempts it holds.
 pub(super) fn can_take(agent: &Agent, busy: u32) -> Result<(), Unfit> {
@@ -41,37 +47,39 @@ pub(super) fn can_take(agent: &Agent, busy: u32) -> Result<(), Unfit> {
     Ok(())
 }
 
-/// Whether an agent is of the kind that a class asks for, and did not lose the stage before.
+/// Whether an agent is one that a kind of stages asks for, and did not lose them before.
 pub(super) fn suits(
     id: &AgentId,
+    agent: &Agent,
     agents: &BTreeMap<AgentId, Agent>,
-    class: &Class,
+    kind: &Kind,
 ) -> Result<(), Unfit> {
-    let Some(agent) = agents.get(id) else {
-        return Err(Unfit::Silent);
-    };
-    is_of_kind(agent, class)?;
+    has_labels(agent, kind)?;
     // Where every present agent of the kind has lost it, one of them must try again.
     let elsewhere = || {
         agents.iter().any(|(other, agent)| {
-            let present = agent.connected && agent.state == AgentState::Ready;
-            present && !class.lost_by.contains(other) && is_of_kind(agent, class).is_ok()
+            present(agent) && !kind.lost_by.contains(other) && has_labels(agent, kind).is_ok()
         })
     };
-    if class.lost_by.contains(id) && elsewhere() {
+    if kind.lost_by.contains(id) && elsewhere() {
         return Err(Unfit::LostIt);
     }
     Ok(())
 }
 
-fn is_of_kind(agent: &Agent, class: &Class) -> Result<(), Unfit> {
-    for (name, value) in &class.labels {
+/// Whether an agent counts when homes are looked for: busy ones do.
+pub(super) fn present(agent: &Agent) -> bool {
+    agent.connected && agent.state == AgentState::Ready
+}
+
+fn has_labels(agent: &Agent, kind: &Kind) -> Result<(), Unfit> {
+    for (name, value) in &kind.labels {
         let good = match name.strip_prefix('!') {
             Some(absent) => !agent.labels.contains_key(absent),
             None => agent
                 .labels
                 .get(name)
-                .is_some_and(|has| has == value || value == "*"),
+                .is_some_and(|has| has == value || value == "*" || has == "*"),
         };
         if !good {
             return Err(Unfit::Label(name.clone(), value.clone()));
@@ -80,39 +88,43 @@ fn is_of_kind(agent: &Agent, class: &Class) -> Result<(), Unfit> {
     Ok(())
 }
 
-/// The best of the candidates for a stage; the first term that differs decides.
-pub(super) fn best<'a>(
-    stage: &Waiting,
-    candidates: &[&'a AgentId],
-    agents: &BTreeMap<AgentId, Agent>,
-    busy: impl Fn(&AgentId) -> u32,
-) -> Option<&'a AgentId> {
-    let mut ranked: Vec<(&AgentId, f64)> = candidates
-        .iter()
-        .map(|id| {
-            let slots = agents.get(*id).map_or(1, |a| a.slots);
-            (*id, rendezvous(stage, id, slots))
-        })
-        .collect();
-    ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
-    let homes: Vec<&AgentId> = ranked.iter().take(HOMES).map(|(id, _)| *id).collect();
-    let score = |id: &AgentId| {
+/// An agent that could take a stage, and what speaks for it; greater = better.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Score {
+    pub(super) locality: u8,
+    ease: u8,
+    labels: u32,
+    shard: f64,
+}
+
+impl Score {
+    /// `homes` are those of the stage's key.
+    pub(super) fn of(
+        (id, agent, seed, busy): (&AgentId, &Agent, u64, u32),
+        (stage, key): (&Waiting, u64),
+        is_home: bool,
+    ) -> Self {
         let locality = if stage.near.as_ref() == Some(id) {
-            3
-        } else if homes.contains(&id) {
-            2
+            NEAR
+        } else if is_home {
+            HOME
         } else {
             0
         };
-        let ease = agents.get(id).map_or(0, |agent| ease(agent, busy(id)));
-        (locality, ease)
-    };
-    // `ranked` is by shard already; a stable maximum keeps that as the last term.
-    ranked
-        .iter()
-        .rev()
-        .max_by_key(|(id, _)| score(id))
-        .map(|(id, _)| *id)
+        Self {
+            locality,
+            ease: ease(agent, busy),
+            labels: labels(agent, stage),
+            shard: shard::score(key, seed, agent.slots),
+        }
+    }
+
+    /// The first term that differs decides.
+    pub(super) fn compare(&self, other: &Self) -> Ordering {
+        (self.locality, self.ease, self.labels)
+            .cmp(&(other.locality, other.ease, other.labels))
+            .then_with(|| self.shard.total_cmp(&other.shard))
+    }
 }
 
 /// 0–3: how little an agent is pressed.
@@ -123,17 +135,13 @@ fn ease(agent: &Agent, busy: u32) -> u8 {
     u8::from(free > 0.25) + u8::from(free > 0.75) + u8::from(calm)
 }
 
-/// Weighted rendezvous hashing: a joining or leaving agent moves only its own share of the keys.
-fn rendezvous(stage: &Waiting, agent: &AgentId, slots: u32) -> f64 {
-    let mut hasher = blake3::Hasher::new();
-    for part in [stage.repo.as_str(), &stage.name, agent.as_str()] {
-        hasher.update(&(part.len() as u64).to_le_bytes());
-        hasher.update(part.as_bytes());
-    }
-    let hash = hasher.finalize();
-    let mut bytes = [0_u8; 4];
-    bytes.copy_from_slice(&hash.as_bytes()[..4]);
-    // In (0, 1): a hash of 0 would divide by infinity.
-    let unit = (f64::from(u32::from_le_bytes(bytes)) + 0.5) / (f64::from(u32::MAX) + 1.0);
-    -f64::from(slots) / unit.ln()
+/// An agent that has exactly what is asked for stands before one that takes anything.
+fn labels(agent: &Agent, stage: &Waiting) -> u32 {
+    let asked = stage.labels.iter();
+    let worth = |(name, value): (&String, &String)| match agent.labels.get(name) {
+        Some(has) if has == value => EXACT,
+        Some(_) => WILDCARD,
+        None => 0,
+    };
+    asked.map(worth).sum()
 }

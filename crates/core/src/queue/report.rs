@@ -30,8 +30,10 @@ pub enum Unfit {
 pub enum Reason {
     /// Every agent of the right kind is busy; so many stages are ahead of it.
     Busy {
-        /// Stages of its class before it.
+        /// Stages of its repository and kind before it.
         ahead: usize,
+        /// Whether there are more: not all were counted.
+        more: bool,
     },
     /// No agent is connected at all.
     NoAgents,
@@ -66,8 +68,11 @@ impl fmt::Display for Unfit {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Busy { ahead: 0 } => f.write_str("next in line; every fitting slot is taken"),
-            Self::Busy { ahead } => write!(f, "{ahead} stages of its kind are ahead of it"),
+            Self::Busy { ahead: 0, .. } => f.write_str("next in line; every fitting slot is taken"),
+            Self::Busy { ahead, more } => {
+                let more = if *more { "at least " } else { "" };
+                write!(f, "{more}{ahead} stages of its kind are ahead of it")
+            }
             Self::NoAgents => f.write_str("no agent is connected"),
             Self::NoFit(why) => why.fmt(f),
             Self::Group(name) => write!(f, "concurrency group `{}` is full", Group::written(name)),

@@ -1,5 +1,4 @@
-//! What placement looks at: stages that wait, stages that are held, agents, and how much each
-//! repository has used.
+//! What placement looks at: stages that wait, stages that are held, and agents.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -19,8 +18,12 @@ pub struct Waiting {
     pub build: BuildId,
     /// Its repository.
     pub repo: RepoId,
+    /// How much its repository may use, for fair share; at least 1.
+    pub weight: u32,
     /// Its name, part of the shard key.
     pub name: String,
+    /// Its first cache key, part of the shard key; empty = none.
+    pub cache_key: String,
     /// 0–9.
     pub priority: u8,
     /// Hotfix or rollback by a maintainer.
@@ -71,6 +74,20 @@ pub enum AgentState {
     Quarantined,
 }
 
+impl Held {
+    /// What an agent holds once it has this stage.
+    #[must_use]
+    pub fn of(stage: &Waiting, agent: &AgentId) -> Self {
+        Self {
+            build: stage.build.clone(),
+            repo: stage.repo.clone(),
+            agent: agent.clone(),
+            group: stage.group.as_ref().map(|g| g.name.clone()),
+            build_group: stage.build_group.as_ref().map(|g| g.name.clone()),
+        }
+    }
+}
+
 /// An agent, as it last said.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Agent {
@@ -92,43 +109,4 @@ pub struct Agent {
     pub cpu_pressure: f32,
     /// The same for memory.
     pub memory_pressure: f32,
-}
-
-/// What a repository has used.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Usage {
-    /// Bigger = may use more.
-    pub weight: u32,
-    /// Slot time used, decaying with [`HALF_LIFE`], as of `at`.
-    pub spent: Duration,
-    /// When `spent` was true.
-    pub at: Timestamp,
-}
-
-/// Past use counts half after this time.
-pub const HALF_LIFE: Duration = Duration::from_secs(600);
-
-impl Usage {
-    /// Nothing used yet.
-    #[must_use]
-    pub fn new(weight: u32, at: Timestamp) -> Self {
-        Self {
-            weight: weight.max(1),
-            spent: Duration::ZERO,
-            at,
-        }
-    }
-
-    /// What is left of the past use at `now`.
-    #[must_use]
-    pub fn spent_at(&self, now: Timestamp) -> Duration {
-        let halves = now.since(self.at).as_secs_f64() / HALF_LIFE.as_secs_f64();
-        self.spent.mul_f64(0.5_f64.powf(halves))
-    }
-
-    /// Adds use that ended at `now`.
-    pub fn add(&mut self, slot_time: Duration, now: Timestamp) {
-        self.spent = self.spent_at(now).saturating_add(slot_time);
-        self.at = now;
-    }
 }

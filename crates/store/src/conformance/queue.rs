@@ -205,3 +205,78 @@ pub async fn an_unanswered_assignment_is_taken_back(db: Db) {
             .any(|row| row.build_id == build_id(1).to_string())
     );
 }
+
+/// An agent that was stopped stays stopped over a hello, and its losses before do not count again.
+pub async fn a_quarantined_agent_gets_nothing_until_it_is_resumed(db: Db) {
+    chain(&db).await;
+    let (agent, stage) = (super::sample::agent_id(1), stage_id(1, 1));
+    assert!(assign(&db, &stage, 0, &agent).await);
+    db.lose_attempt(loss(1, StageState::Ready))
+        .await
+        .expect("stored");
+    let last = db.last_attempts(&agent).await.expect("readable");
+    let [one] = last.as_slice() else {
+        panic!("{last:?}")
+    };
+    let times = (one.assigned_ms, one.ended_ms);
+    assert_eq!(one.outcome.as_deref(), Some("lost"));
+    assert_eq!(times, (at(10).as_millis(), at(15).as_millis()));
+    assert!(
+        db.quarantine_agent(&agent, "it loses")
+            .await
+            .expect("stored")
+    );
+    let again = db.quarantine_agent(&agent, "again").await;
+    assert!(!again.expect("stored"), "it is stopped once");
+    db.agent_hello(&agent, "boot", 4, "{}", at(16))
+        .await
+        .expect("stored");
+    let row = db.agent(&agent).await.expect("readable").expect("there");
+    let state = (row.state.as_str(), row.reason.as_deref());
+    assert_eq!(state, ("quarantined", Some("it loses")));
+    assert!(!assign(&db, &stage, 1, &agent).await);
+    assert!(db.resume_agent(&agent, at(17)).await.expect("stored"));
+    assert!(!db.resume_agent(&agent, at(18)).await.expect("stored"));
+    let row = db.agent(&agent).await.expect("readable").expect("there");
+    assert_eq!((row.state.as_str(), row.reason), ("ready", None));
+    let last = db.last_attempts(&agent).await.expect("readable");
+    assert!(last.is_empty(), "{last:?}");
+    assert!(assign(&db, &stage, 1, &agent).await);
+}
+
+/// What the order of the queue is estimated from.
+pub async fn what_stages_took_is_the_last_ten_of_the_pipeline(db: Db) {
+    repository(&db).await;
+    let agent = agent(&db, 1).await;
+    for n in 1..=13 {
+        let mut new = new_build(n, vec![stage(n, 1, &[])]);
+        if n == 13 {
+            new.pipeline = "nightly".to_owned();
+        }
+        db.create_build(new).await.expect("stored");
+        let stage = stage_id(n, 1);
+        assert!(assign(&db, &stage, 0, &agent).await);
+        let state = if n == 12 {
+            StageState::Failed
+        } else {
+            StageState::Succeeded
+        };
+        let mut done = result(&stage, 1, &agent, state);
+        done.now = at(10 + i64::from(n));
+        db.finish_attempt(done).await.expect("stored");
+    }
+    let took = db
+        .past_durations(&super::sample::repo_id(), "default")
+        .await
+        .expect("readable");
+    let mut took: Vec<i64> = took
+        .into_iter()
+        .map(|(stage, millis)| {
+            assert_eq!(stage, "stage-1");
+            millis
+        })
+        .collect();
+    took.sort_unstable();
+    // Of 1–11, which passed, the last ten.
+    assert_eq!(took, (2..=11).map(|n| n * 1_000).collect::<Vec<_>>());
+}

@@ -99,6 +99,8 @@ pub(super) fn stage(build: u32, n: u32, needs: &[u32]) -> NewStage {
         labels: "{}".to_owned(),
         group: None,
         timeout_ms: 60_000,
+        cache_key: format!("key-{n}"),
+        critical_ms: 1_000 * u64::from(n),
         state: if needs.is_empty() {
             StageState::Ready
         } else {

@@ -8,8 +8,9 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use slipway_core::access::{Deed, PeerRole};
-use slipway_core::id::AgentId;
-use slipway_core::queue::AgentState;
+use slipway_core::id::{AgentId, StageId};
+use slipway_core::pipeline::Group;
+use slipway_core::queue::{AgentState, Holder};
 use utoipa::ToSchema;
 
 use super::body::Body;
@@ -26,6 +27,8 @@ pub struct AgentView {
     agent_id: String,
     name: String,
     state: String,
+    /// Why it is in this state, if somebody or something put it there.
+    reason: Option<String>,
     connected: bool,
     slots: i64,
     busy: usize,
@@ -53,6 +56,7 @@ pub async fn list(State(app): State<Arc<App>>) -> Result<axum::Json<Vec<AgentVie
                     agent_id: row.agent_id,
                     name: row.name,
                     state: row.state,
+                    reason: row.reason,
                     slots: row.slots,
                     labels: serde_json::from_str(&row.labels).unwrap_or_default(),
                     facts: serde_json::from_str(&row.facts).unwrap_or_default(),
@@ -82,7 +86,37 @@ pub async fn drain(
     if !app.db.set_agent_state(&id, "draining", reason).await? {
         return Err(missing());
     }
-    let _stopping = app.nudge.send(Nudge::State(id, AgentState::Draining)).await;
+    app.agent_state(id, AgentState::Draining).await;
+    Ok(StatusCode::ACCEPTED)
+}
+
+/// Lets a quarantined or draining agent take work again.
+#[utoipa::path(post, path = "/agents/{agent_id}/resume", tag = "agents", security(("token" = [])),
+    params(("agent_id" = String, Path)),
+    responses((status = 202), (status = 404, body = Problem), (status = 409, body = Problem)))]
+pub async fn resume(
+    State(app): State<Arc<App>>,
+    person: Person,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
+    person.must(Deed::Administer)?;
+    let missing = || Problem::not_found("agent");
+    let id: AgentId = id.parse().map_err(|_| missing())?;
+    let row = app.db.agent(&id).await?.ok_or_else(missing)?;
+    let now = app.clock.now();
+    app.db
+        .audit(person.audit(now, "agent.resume", "agent", id.as_str()))
+        .await?;
+    if !app.db.resume_agent(&id, now).await? {
+        return Err(Problem::conflict(
+            "not_stopped",
+            format!(
+                "the agent is {}; only quarantined and draining ones are resumed",
+                row.state
+            ),
+        ));
+    }
+    app.agent_state(id, AgentState::Ready).await;
     Ok(StatusCode::ACCEPTED)
 }
 
@@ -211,4 +245,102 @@ pub async fn queue(State(app): State<Arc<App>>) -> Result<axum::Json<Vec<Waiting
         ready_since: shown(w.ready_at.as_millis()),
     });
     Ok(axum::Json(stages.collect()))
+}
+
+/// Why one stage waits.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct QueueExplanation {
+    stage_id: String,
+    /// Why it waits, in words.
+    reason: String,
+    /// Stages of its repository and kind that go before it; counted up to 10,000.
+    ahead: usize,
+    /// What is left of a back-off after a lost attempt.
+    back_off_ms: u64,
+    /// The concurrency group that is full.
+    group: Option<FullGroup>,
+    /// What the nearest agents lack, nearest first.
+    nearest: Vec<NearAgent>,
+}
+
+/// A concurrency group that is full.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct FullGroup {
+    name: String,
+    limit: u32,
+    /// The first ten that hold it.
+    holders: Vec<GroupHolder>,
+}
+
+/// Who holds a group: a stage on an agent, or a build.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct GroupHolder {
+    stage_id: Option<String>,
+    agent_id: Option<String>,
+    build_id: Option<String>,
+}
+
+/// An agent that does not take the stage.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct NearAgent {
+    agent_id: String,
+    lacks: String,
+}
+
+/// Explains why one stage waits, wherever it is in the queue.
+#[utoipa::path(get, path = "/queue/{stage_id}", tag = "agents", security(("token" = [])),
+    params(("stage_id" = String, Path)),
+    responses((status = 200, body = QueueExplanation), (status = 404, body = Problem),
+        (status = 409, body = Problem), (status = 503, body = Problem)))]
+pub async fn queue_explain(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+) -> Result<axum::Json<QueueExplanation>, Problem> {
+    let missing = || Problem::not_found("stage");
+    let id: StageId = id.parse().map_err(|_| missing())?;
+    let told = explain::one(&app, id.clone())
+        .await
+        .ok_or_else(|| Problem::unavailable("the queue cannot be read now; try again"))?;
+    let Some(told) = told else {
+        let row = app.db.stage(&id).await?.ok_or_else(missing)?;
+        return Err(Problem::conflict(
+            "not_waiting",
+            format!("the stage is {}; it does not wait for an agent", row.state),
+        ));
+    };
+    Ok(axum::Json(QueueExplanation {
+        stage_id: id.to_string(),
+        reason: told.reason.to_string(),
+        ahead: told.ahead,
+        back_off_ms: told.back_off,
+        group: told.group.map(full_group),
+        nearest: told
+            .nearest
+            .into_iter()
+            .map(|(agent, why)| NearAgent {
+                agent_id: agent.to_string(),
+                lacks: why.to_string(),
+            })
+            .collect(),
+    }))
+}
+
+fn full_group(group: slipway_core::queue::FullGroup) -> FullGroup {
+    let holder = |holder| match holder {
+        Holder::Stage(stage, agent) => GroupHolder {
+            stage_id: Some(stage.to_string()),
+            agent_id: Some(agent.to_string()),
+            build_id: None,
+        },
+        Holder::Build(build) => GroupHolder {
+            stage_id: None,
+            agent_id: None,
+            build_id: Some(build.to_string()),
+        },
+    };
+    FullGroup {
+        name: Group::written(&group.name).to_owned(),
+        limit: group.limit,
+        holders: group.holders.into_iter().map(holder).collect(),
+    }
 }

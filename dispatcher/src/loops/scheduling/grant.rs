@@ -5,7 +5,7 @@ use std::sync::Arc;
 use slipway_core::build::StageState;
 use slipway_core::id::StageId;
 use slipway_core::lease::grantor::Event;
-use slipway_core::queue::{Assignment, Held};
+use slipway_core::queue::Assignment;
 use slipway_daemon::Shutdown;
 use slipway_proto::v1::dispatcher_message::Message;
 use slipway_store::{AttemptResult, StoreError};
@@ -53,24 +53,14 @@ impl Scheduler {
     }
 
     fn granted(&mut self, a: &Assignment) {
-        let Some(waiting) = self.queue.get(&a.stage).cloned() else {
+        let Some(waiting) = self.queue.grant(a) else {
             return;
         };
         let now = self.app.clock.ticks();
-        self.near.insert(waiting.build.clone(), a.agent.clone());
+        self.near.insert(waiting.build, a.agent.clone());
         self.grantor
             .handle(now, Event::Granted((a.stage.clone(), a.attempt + 1)));
-        self.since.insert(a.stage.clone(), (now, 1));
-        self.queue.hold(
-            a.stage.clone(),
-            Held {
-                build: waiting.build,
-                repo: waiting.repo,
-                agent: a.agent.clone(),
-                group: waiting.group.map(|g| g.name),
-                build_group: waiting.build_group.map(|g| g.name),
-            },
-        );
+        self.since.insert(a.stage.clone(), now);
     }
 }
 

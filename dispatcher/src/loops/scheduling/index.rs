@@ -12,13 +12,10 @@ use slipway_store::{QueueRow, StoreError};
 
 use super::Scheduler;
 
-/// Expected time of a stage while nothing is known of it.
-const UNKNOWN_DURATION: Duration = Duration::from_secs(60);
-
 /// A row of the queue, read.
 enum Entry {
     Waiting(Box<Waiting>),
-    Held(StageId, u32, Box<Held>, u32),
+    Held(StageId, u32, Box<Held>),
 }
 
 fn read(row: &QueueRow) -> Option<Entry> {
@@ -41,7 +38,9 @@ fn read(row: &QueueRow) -> Option<Entry> {
             attempt,
             build,
             repo,
+            weight: u32::try_from(row.weight).unwrap_or(1),
             name: row.stage_name.clone(),
+            cache_key: row.cache_key.clone(),
             priority: u8::try_from(row.priority).unwrap_or(5),
             urgent: row.urgent == 1,
             ready_at: Timestamp::from_millis(row.ready_ms.unwrap_or(0)),
@@ -50,7 +49,7 @@ fn read(row: &QueueRow) -> Option<Entry> {
             group,
             build_group,
             build_begun: row.build_status == "building",
-            critical: UNKNOWN_DURATION,
+            critical: Duration::from_millis(u64::try_from(row.critical_ms).unwrap_or(0)),
             lost_by: serde_json::from_str(&row.lost_agents).unwrap_or_default(),
             near: None,
         })));
@@ -62,8 +61,7 @@ fn read(row: &QueueRow) -> Option<Entry> {
         group: group.map(|g| g.name),
         build_group: build_group.map(|g| g.name),
     };
-    let weight = u32::try_from(row.weight).unwrap_or(1);
-    Some(Entry::Held(stage, attempt, Box::new(held), weight))
+    Some(Entry::Held(stage, attempt, Box::new(held)))
 }
 
 impl Scheduler {
@@ -76,8 +74,7 @@ impl Scheduler {
                 by_build.entry(build).or_default().push(row);
             }
         }
-        let mut known: BTreeSet<BuildId> = self.queue.waiting().map(|w| w.build.clone()).collect();
-        known.extend(self.queue.held().map(|(_, h)| h.build.clone()));
+        let mut known: BTreeSet<BuildId> = self.queue.builds().cloned().collect();
         known.extend(by_build.keys().cloned());
         for build in known {
             let rows = by_build.remove(&build).unwrap_or_default();
@@ -103,30 +100,27 @@ impl Scheduler {
         let mut changed = false;
         let mut gone: BTreeMap<StageId, bool> = self
             .queue
-            .waiting()
-            .filter(|w| &w.build == build)
-            .map(|w| (w.stage.clone(), false))
+            .of_build(build)
+            .map(|stage| (stage.clone(), self.queue.holder(stage).is_some()))
             .collect();
-        let held_here = self.queue.held().filter(|(_, h)| &h.build == build);
-        gone.extend(held_here.map(|(stage, _)| (stage.clone(), true)));
         for row in rows {
             match read(row) {
                 Some(Entry::Waiting(mut waiting)) => {
                     let was_held = gone.remove(&waiting.stage);
                     waiting.near = self.near.get(build).cloned();
                     if was_held == Some(true) {
-                        self.settle(&waiting.stage, waiting.attempt);
+                        self.settle(&waiting.stage);
                     }
                     if self.queue.get(&waiting.stage) != Some(waiting.as_ref()) {
                         changed |= was_held != Some(false);
                         self.queue.put(*waiting);
                     }
                 }
-                Some(Entry::Held(stage, attempt, held, weight)) => {
+                Some(Entry::Held(stage, attempt, held)) => {
                     if gone.remove(&stage) != Some(true) {
                         changed = true;
                         self.near.insert(build.clone(), held.agent.clone());
-                        self.hold(stage, attempt, *held, weight, start);
+                        self.hold(stage, attempt, *held, start);
                     }
                 }
                 None => tracing::error!(stage = row.stage_id, "a row of the queue cannot be read"),
@@ -135,7 +129,7 @@ impl Scheduler {
         for (stage, was_held) in gone {
             changed = true;
             if was_held {
-                self.settle(&stage, 0);
+                self.settle(&stage);
             }
             self.queue.remove(&stage);
         }
@@ -145,7 +139,7 @@ impl Scheduler {
         changed
     }
 
-    fn hold(&mut self, stage: StageId, attempt: u32, held: Held, weight: u32, start: bool) {
+    fn hold(&mut self, stage: StageId, attempt: u32, held: Held, start: bool) {
         let now = self.app.clock.ticks();
         let event = if start {
             Event::Adopted((stage.clone(), attempt))
@@ -153,22 +147,18 @@ impl Scheduler {
             Event::Granted((stage.clone(), attempt))
         };
         self.grantor.handle(now, event);
-        self.since.insert(stage.clone(), (now, weight));
+        self.since.insert(stage.clone(), now);
         self.queue.hold(stage, held);
     }
 
     /// A held stage is not held any more: its lease ends, and its repository has used a slot.
-    fn settle(&mut self, stage: &StageId, _next_attempt: u32) {
+    fn settle(&mut self, stage: &StageId) {
         let now = self.app.clock.ticks();
         self.grantor.end_of(now, stage);
-        let repo = self
-            .queue
-            .held()
-            .find(|(id, _)| *id == stage)
-            .map(|(_, h)| h.repo.clone());
-        if let (Some((since, weight)), Some(repo)) = (self.since.remove(stage), repo) {
+        let repo = self.queue.holder(stage).map(|held| held.repo.clone());
+        if let (Some(since), Some(repo)) = (self.since.remove(stage), repo) {
             let wall = self.app.clock.now();
-            self.queue.spend(&repo, weight, now.since(since), wall);
+            self.queue.spend(&repo, now.since(since), wall);
         }
     }
 }
