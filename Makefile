@@ -1,6 +1,6 @@
 # The front door. A recipe that grows becomes Rust.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench
+.PHONY: help setup demo test nemesis lint bench
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -16,6 +16,11 @@ demo: ## the main job on this machine: push, build, deploy, switch, roll back (D
 test: ## every test; what setup could install is required, not skipped
 	@set -e; required=$$(sh tests/setup.sh | tail -n 1); echo "$$required"; \
 	export "$$required"; cargo test --workspace
+
+nemesis: ## N builds while processes are killed, frozen and cut off (N=200; SEED repeats a plan of faults)
+	@sh tests/setup.sh >/dev/null
+	cargo build --quiet -p slipway-tests --bins
+	@./target/debug/slipway-nemesis $(or $(N),200) $(SEED)
 
 lint: ## formatting, clippy, dependency rules
 	cargo fmt --all --check

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use slipway_daemon::Clock;
 use slipway_store::StageRow;
-use slipway_tests::{Hook, Postgres, Rest, eventually, require};
+use slipway_tests::{Hook, Postgres, Rest, Several, eventually, require};
 
-use crate::several::Several;
 use crate::{ZERO, crash};
 
 const SOON: Duration = Duration::from_secs(90);
@@ -40,7 +39,7 @@ async fn ha_failover_no_lost_ack_when_the_leading_dispatcher_is_killed() {
     let (Some(_), Some(server)) = (require("docker"), Postgres::start()) else {
         return;
     };
-    let mut several = Several::start(&server.database("slipway"), 3).await;
+    let mut several = Several::start(crate::binary(), &server.database("slipway"), 3).await;
     several.start_agent("agent-a").await;
     let (hook, sha) = several.pushed(crash::GATED).await;
     let (leader, first) = several.leader_after(0).await;
@@ -106,7 +105,7 @@ async fn ha_leader_fencing_a_frozen_leader_changes_nothing_when_it_wakes_up() {
     let (Some(_), Some(server)) = (require("docker"), Postgres::start()) else {
         return;
     };
-    let mut several = Several::start(&server.database("slipway"), 2).await;
+    let mut several = Several::start(crate::binary(), &server.database("slipway"), 2).await;
     several.start_agent("agent-a").await;
     let (hook, sha) = several.pushed(crash::GATED).await;
     let (old, first) = several.leader_after(0).await;
@@ -151,7 +150,7 @@ async fn a_leader_that_is_asked_to_stop_hands_over_within_seconds() {
     let Some(server) = Postgres::start() else {
         return;
     };
-    let mut several = Several::start(&server.database("slipway"), 2).await;
+    let mut several = Several::start(crate::binary(), &server.database("slipway"), 2).await;
     let (old, first) = several.leader_after(0).await;
     let clock = Clock::system();
     let asked = clock.monotonic();
@@ -172,7 +171,7 @@ async fn ha_refuses_async() {
     let Some(server) = Postgres::start() else {
         return;
     };
-    let several = Several::start(&server.database("slipway"), 1).await;
+    let several = Several::start(crate::binary(), &server.database("slipway"), 1).await;
     let ha = "high_availability = true";
     let mut refused = several.member(7, ha, &[]);
     let ended = eventually("it does not start", SOON, || {
@@ -276,7 +275,7 @@ async fn ha_failover_no_lost_ack_when_the_primary_database_is_lost() {
     let standby = primary.standby();
     let door = Door::open(primary.port()).await;
     let database = format!("postgres://slipway@{}/slipway", door.at);
-    let mut several = Several::start(&database, 2).await;
+    let mut several = Several::start(crate::binary(), &database, 2).await;
     several.start_agent("agent-a").await;
     let (hook, sha) = several.pushed(QUICK).await;
     let body = hook.push_body(ZERO, &sha);

@@ -9,10 +9,10 @@ mod ha;
 mod intake;
 mod live;
 mod mixed;
+mod nemesis;
 mod place;
 mod power;
 mod rollout;
-mod several;
 mod stories;
 
 use std::path::Path;

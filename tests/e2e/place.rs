@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use slipway_core::access::PeerRole;
 use slipway_daemon::{Clock, Rng};
-use slipway_dispatcher::seal::Seal;
 use slipway_dispatcher::token::{self, Kind};
 use slipway_identity::{Authority, JoinToken};
 use slipway_store::{Db, Settings};
-use slipway_tests::{Hook, Postgres, Process, Repository, Rest, eventually, free_address};
+use slipway_tests::{
+    Hook, Postgres, Process, Repository, Rest, eventually, free_address, installation,
+};
 
 const UP: Duration = Duration::from_secs(30);
 /// The shortest that is allowed: what follows from a lost lease is not waited for in minutes.
@@ -73,8 +74,8 @@ impl Place {
         let address = || free_address().expect("a free port");
         let (rest, intake, grpc, coordinator) = (address(), address(), address(), address());
         let health = address();
-        let secret = admin(&database).await;
-        let authority = authority(&database, &files.join("dispatcher")).await;
+        let secret = installation::admin(&database).await;
+        let authority = installation::authority(&database, &files.join("dispatcher")).await;
         let text = format!(
             "data_dir = '{0}/dispatcher'\ndatabase = '{1}'\nrest_address = '{rest}'\n\
              intake_address = '{intake}'\ngrpc_address = '{grpc}'\nhealth_address = '{health}'\n\
@@ -277,27 +278,4 @@ fn address_of(database: &Settings) -> String {
         Settings::Sqlite(_) => String::new(),
         Settings::Postgres(address) => address.clone(),
     }
-}
-
-/// The installation's authority, as the dispatcher finds it at its start.
-pub(crate) async fn authority(database: &Settings, data: &Path) -> Arc<Authority> {
-    let db = Db::open(database).await.expect("open");
-    let seal = Seal::open_or_create(&data.join("keys/seal.key"), &Rng::system()).expect("a key");
-    let made = slipway_dispatcher::identity::authority(&db, &seal, &Clock::system()).await;
-    db.close().await;
-    made.expect("stored")
-}
-
-pub(crate) async fn admin(database: &Settings) -> String {
-    slipway_daemon::start::install_crypto();
-    let db = Db::open(database).await.expect("open");
-    let (rng, now) = (Rng::system(), Clock::system().now());
-    let secret = token::mint(Kind::Api, &rng);
-    let hash = token::hash(Kind::Api, &secret).expect("a token");
-    let until = now.after(Duration::from_secs(3_600));
-    db.insert_token(&rng.id(now), "admin", &hash, r#"["admin"]"#, now, until)
-        .await
-        .expect("stored");
-    db.close().await;
-    secret
 }

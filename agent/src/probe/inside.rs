@@ -195,7 +195,7 @@ mod tests {
             ("uid 65532", "uid 0"),
             ("pids 512", "pids max"),
             ("memory 2147483648", "memory max"),
-            ("root no", "root yes"),
+            ("\nroot no", "\nroot yes"),
             ("mount no", "mount yes"),
             ("engine no", "engine yes"),
             ("metadata no", "metadata yes"),

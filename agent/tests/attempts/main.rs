@@ -7,6 +7,7 @@ mod cache;
 mod dispatcher;
 mod harness;
 mod host;
+mod inside;
 mod limits;
 mod reach;
 mod reconnecting;
