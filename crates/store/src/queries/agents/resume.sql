@@ -1,0 +1,3 @@
+UPDATE agents SET state = 'ready', reason = NULL WHERE agent_id = $1 AND state IN ('draining', 'quarantined')
+   AND NOT EXISTS (SELECT 1 FROM machines m
+                    WHERE m.agent_id = $1 AND m.state IN ('draining', 'stopping'))
