@@ -165,6 +165,7 @@ pub async fn serve(parts: Parts, listeners: Listeners, shutdown: Shutdown) -> an
         "reconcile refs",
         loops::reconcile_refs::run(Arc::clone(&app), stop()),
     );
+    shutdown.spawn("scaling", loops::scaling::run(Arc::clone(&app), stop()));
     shutdown.spawn("schedules", loops::schedules::run(Arc::clone(&app), stop()));
     tracing::info!(database = app.db.engine(), "the dispatcher is ready");
     shutdown.cancelled().await;

@@ -10,6 +10,7 @@ use slipway_store::Db;
 use tokio::sync::{Notify, broadcast, mpsc};
 
 use crate::config::Settings;
+use crate::fleet::Fleet;
 use crate::link::Link;
 use crate::logs::Logs;
 use crate::loops::scheduling::Nudge;
@@ -62,6 +63,8 @@ pub struct App {
     pub link: Link,
     /// Output of stages.
     pub logs: Logs,
+    /// Pools of agents: their reports, and the bell of the scaling loop.
+    pub fleet: Fleet,
     /// Wakes the hand-over loop.
     pub handover: Notify,
     /// Builds that changed, for whoever watches.
@@ -122,6 +125,7 @@ impl App {
             nudge,
             link: Link::default(),
             logs,
+            fleet: Fleet::default(),
             handover: Notify::new(),
             changes,
         };
@@ -141,6 +145,7 @@ impl App {
             // No receiver is fine: nobody watches.
             let _nobody_watches = self.changes.send(id.clone());
             let _stopping = self.nudge.send(Nudge::BuildChanged(id)).await;
+            self.fleet.bell.notify_one();
         }
         if change.status == slipway_core::build::BuildStatus::Passed {
             self.handover.notify_one();

@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use slipway_agent::sandbox::Sandbox;
 use slipway_core::id::TokenId;
 use slipway_daemon::{Clock, Rng, Shutdown};
+use slipway_dispatcher::config::FleetConfig;
 use slipway_dispatcher::source::Source;
 use slipway_dispatcher::token::{self, Kind};
 use slipway_store::{Db, Settings};
@@ -22,6 +23,8 @@ use crate::client::TOKEN_FILE;
 const TOKEN_LIFE: Duration = Duration::from_secs(365 * 24 * 3_600);
 /// How long agents may take to join.
 const JOIN_LIFE: Duration = Duration::from_secs(3_600);
+/// The pool of `--max-agents`.
+const LOCAL_POOL: &str = "local";
 /// How long the router may take to come up.
 const ROUTER_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -70,6 +73,8 @@ pub struct Options {
     pub host: std::net::IpAddr,
     /// Agents in this process.
     pub agents: u32,
+    /// Agents that are started as processes when there is work for them; 0 = none.
+    pub max_agents: u32,
     /// Slots of each; 0 = one per processor.
     pub slots: u32,
     /// Repository addresses allowed besides https and ssh.
@@ -99,6 +104,7 @@ impl Options {
             ports: Ports::default(),
             host: [127, 0, 0, 1].into(),
             agents: 1,
+            max_agents: 0,
             slots: 2,
             allowed_sources: Vec::new(),
             environments: Vec::new(),
@@ -132,6 +138,8 @@ pub struct Embedded {
     pub router_socket: PathBuf,
     /// What the roles run under.
     pub shutdown: Shutdown,
+    /// How process agents are started, to end them.
+    fleet: FleetConfig,
 }
 
 impl Embedded {
@@ -153,7 +161,9 @@ impl Embedded {
         let (clock, rng) = (Clock::system(), Rng::system());
         let (token, first_start) = admin_token(&db, &dir, &clock, &rng).await?;
         let coordinator = coordinator(&options, &dir, &db, &shutdown)?;
-        let (rest, intake, grpc) = dispatcher(&options, &dir, &db, coordinator, &shutdown).await?;
+        pool(&options, &db, &clock).await?;
+        let (rest, intake, grpc, fleet) =
+            dispatcher(&options, &dir, &db, coordinator, &shutdown).await?;
         let cache_socket = dir.join("cache/cache.sock");
         cache(&dir, &cache_socket, &shutdown)?;
         for number in 0..options.agents {
@@ -187,6 +197,7 @@ impl Embedded {
             first_start,
             router_socket,
             shutdown,
+            fleet,
         })
     }
 
@@ -196,6 +207,7 @@ impl Embedded {
         if !self.shutdown.drained(Duration::from_secs(20)).await {
             tracing::warn!("not everything stopped in time");
         }
+        slipway_dispatcher::fleet::process::end_all(&self.fleet, Duration::from_secs(20)).await;
         self.db.close().await;
     }
 }
@@ -264,7 +276,7 @@ async fn dispatcher(
     db: &Db,
     coordinator: SocketAddr,
     shutdown: &Shutdown,
-) -> anyhow::Result<(SocketAddr, SocketAddr, SocketAddr)> {
+) -> anyhow::Result<(SocketAddr, SocketAddr, SocketAddr, FleetConfig)> {
     use slipway_dispatcher::config::{Config, DEFAULTS};
     let mut config: Config = slipway_daemon::config::load(DEFAULTS, None, "DISPATCHER")?;
     let at = |port| SocketAddr::new(options.host, port);
@@ -283,7 +295,22 @@ async fn dispatcher(
         listeners.grpc.local_addr()?,
     );
     config.public_url = format!("http://{}", addresses.0);
+    config.fleet.dispatcher = format!("http://{}", addresses.2);
+    config.fleet.directory = dir.join("fleet");
+    config.fleet.command = vec![
+        options.router_binary.display().to_string(),
+        "agent".to_owned(),
+    ];
+    let sources = options.allowed_sources.iter().map(|s| s.as_str().into());
+    let agent = &mut config.fleet.agent;
+    agent.insert(
+        "allowed_sources".to_owned(),
+        toml::Value::Array(sources.collect()),
+    );
+    let socket = dir.join("cache/cache.sock").display().to_string();
+    agent.insert("cache".to_owned(), socket.into());
     let mut parts = slipway_dispatcher::parts(&config, db.clone()).await?;
+    let fleet = parts.settings.fleet.clone();
     if let Some(source) = &options.source {
         parts.source = Arc::clone(source);
     }
@@ -293,7 +320,25 @@ async fn dispatcher(
             tracing::error!("the dispatcher stopped: {error:#}");
         }
     });
-    Ok(addresses)
+    let (rest, intake, grpc) = addresses;
+    Ok((rest, intake, grpc, fleet))
+}
+
+/// The pool of process agents that `--max-agents` asks for.
+async fn pool(options: &Options, db: &Db, clock: &Clock) -> anyhow::Result<()> {
+    let now = clock.now();
+    if options.max_agents == 0 {
+        db.remove_pool(LOCAL_POOL, now).await?;
+        return Ok(());
+    }
+    let settings: slipway_core::fleet::PoolSettings = serde_json::from_value(serde_json::json!({
+        "provider": {"kind": "process"},
+        "max": options.max_agents,
+        "slots": options.slots.max(1),
+    }))?;
+    settings.check()?;
+    let text = serde_json::to_string(&settings)?;
+    Ok(db.put_pool(LOCAL_POOL, &text, None, now).await?)
 }
 
 fn cache(dir: &Path, socket: &Path, shutdown: &Shutdown) -> anyhow::Result<()> {

@@ -4,5 +4,6 @@
 pub mod handover;
 pub mod inbox;
 pub mod reconcile_refs;
+pub mod scaling;
 pub mod schedules;
 pub mod scheduling;

@@ -17,6 +17,11 @@ pub(crate) enum Agents {
         /// Its id.
         agent: String,
     },
+    /// Lets a drained agent take work again.
+    Resume {
+        /// Its id.
+        agent: String,
+    },
     /// Makes a join token, shown once.
     JoinToken {
         /// How many agents may join with it.
@@ -62,6 +67,12 @@ impl Agents {
                     .post(&format!("/agents/{agent}/drain"), json!({}))
                     .await?;
                 output::say("draining");
+            }
+            Self::Resume { agent } => {
+                client
+                    .post(&format!("/agents/{agent}/resume"), json!({}))
+                    .await?;
+                output::say("it takes work again");
             }
             Self::JoinToken { uses } => {
                 let made = client

@@ -27,10 +27,11 @@ pub struct Demand {
 /// Counts what could be executed now.
 #[must_use]
 pub fn demand<'a>(
-    waiting: impl Iterator<Item = &'a Waiting> + Clone,
+    waiting: impl Iterator<Item = &'a Waiting>,
     held: impl Iterator<Item = &'a Held>,
     now: Timestamp,
 ) -> BTreeMap<Demand, u32> {
+    let waiting: Vec<&Waiting> = waiting.take(LOOKED_AT).collect();
     let mut groups = Groups::default();
     for held in held {
         if let Some(group) = &held.group {
@@ -40,14 +41,14 @@ pub fn demand<'a>(
             groups.join(group, &held.build);
         }
     }
-    for stage in waiting.clone().take(LOOKED_AT) {
+    for stage in &waiting {
         // A build that has begun keeps its group between two of its stages.
         if let (Some(group), true) = (&stage.build_group, stage.build_begun) {
             groups.join(&group.name, &stage.build);
         }
     }
     let mut counted: BTreeMap<Demand, u32> = BTreeMap::new();
-    for stage in waiting.take(LOOKED_AT) {
+    for stage in waiting {
         if stage.not_before > now || !groups.take(stage) {
             continue;
         }

@@ -55,7 +55,10 @@ impl Agents for AgentsService {
         let hash = token::hash(Kind::Join, &request.join_token)
             .ok_or_else(|| refused("join_token_unknown"))?;
         let now = self.app.clock.now();
-        let agent_id: AgentId = self.app.rng.id(now);
+        // A machine of a pool was written down with its agent's id before it was started.
+        let planned = self.app.db.planned_agent(&hash).await;
+        let planned = planned.map_err(|e| auth::unavailable(&e))?;
+        let agent_id: AgentId = planned.unwrap_or_else(|| self.app.rng.id(now));
         let credential = token::mint(Kind::Agent, &self.app.rng);
         let name: String = request
             .name

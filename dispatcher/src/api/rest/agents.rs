@@ -86,6 +86,35 @@ pub async fn drain(
     Ok(StatusCode::ACCEPTED)
 }
 
+/// Lets a drained or quarantined agent take work again.
+#[utoipa::path(post, path = "/agents/{agent_id}/resume", tag = "agents", security(("token" = [])),
+    params(("agent_id" = String, Path)),
+    responses((status = 202), (status = 404, body = Problem), (status = 409, body = Problem)))]
+pub async fn resume(
+    State(app): State<Arc<App>>,
+    person: Person,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
+    person.must(Deed::Administer)?;
+    let missing = || Problem::not_found("agent");
+    let id: AgentId = id.parse().map_err(|_| missing())?;
+    let row = app.db.agent(&id).await?.ok_or_else(missing)?;
+    if row.state == "gone" {
+        return Err(missing());
+    }
+    let now = app.clock.now();
+    app.db
+        .audit(person.audit(now, "agent.resume", "agent", id.as_str()))
+        .await?;
+    if !app.db.resume_agent(&id).await? && row.state != "ready" {
+        let detail =
+            "the agent's pool is taking it away; the pool starts another when one is needed";
+        return Err(Problem::new(StatusCode::CONFLICT, "agent_leaving", detail));
+    }
+    let _stopping = app.nudge.send(Nudge::State(id, AgentState::Ready)).await;
+    Ok(StatusCode::ACCEPTED)
+}
+
 /// A join token to be made.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

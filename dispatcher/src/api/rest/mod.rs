@@ -14,6 +14,7 @@ pub mod flags;
 pub mod idempotency;
 pub mod logs;
 pub mod page;
+pub mod pools;
 pub mod repositories;
 pub mod time;
 pub mod tokens;
@@ -73,6 +74,11 @@ fn authenticated() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(repositories::put_secret))
         .routes(routes!(agents::list))
         .routes(routes!(agents::drain))
+        .routes(routes!(agents::resume))
+        .routes(routes!(pools::list))
+        .routes(routes!(pools::show, pools::put, pools::remove))
+        .routes(routes!(pools::explain))
+        .routes(routes!(pools::metric))
         .routes(routes!(agents::create_join_token))
         .routes(routes!(agents::queue))
         .routes(routes!(tokens::create, tokens::list))
