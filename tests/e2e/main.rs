@@ -4,6 +4,7 @@
 mod away;
 mod crash;
 mod declining;
+mod fleet;
 mod flood;
 mod intake;
 mod live;
