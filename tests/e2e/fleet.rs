@@ -16,7 +16,7 @@ use crate::place::Place;
 const BURST: Duration = Duration::from_secs(120);
 const AGENTS: usize = 20;
 
-fn pipeline(stages: usize, command: &str) -> String {
+pub(crate) fn pipeline(stages: usize, command: &str) -> String {
     let mut text =
         "version: 1\non:\n  push:\ndefaults:\n  image: slipway-busybox:1\nstages:\n".to_owned();
     for n in 0..stages {
@@ -25,7 +25,7 @@ fn pipeline(stages: usize, command: &str) -> String {
     text
 }
 
-async fn set(place: &Place, settings: Value) {
+pub(crate) async fn set(place: &Place, settings: Value) {
     let answer = place
         .rest
         .call(Method::PUT, "/pools/burst", Some(settings))
@@ -49,7 +49,7 @@ fn agents_below(dir: &Path) -> Vec<String> {
         .collect()
 }
 
-async fn build(place: &Place, pipeline: &str) -> (String, Instant) {
+pub(crate) async fn build(place: &Place, pipeline: &str) -> (String, Instant) {
     let (hook, body) = place.pushed(pipeline).await;
     #[expect(clippy::disallowed_methods, reason = "a figure of the real clock")]
     let begun = Instant::now();
@@ -60,7 +60,7 @@ async fn build(place: &Place, pipeline: &str) -> (String, Instant) {
     (row["build_id"].as_str().expect("built").to_owned(), begun)
 }
 
-async fn empty(place: &Place, limit: Duration) {
+pub(crate) async fn empty(place: &Place, limit: Duration) {
     let gone = eventually("the pool is empty again", limit, || async {
         let now = pool(place).await["now"].clone();
         let count = |name: &str| now[name].as_u64().unwrap_or(1);

@@ -5,6 +5,7 @@ mod away;
 mod crash;
 mod declining;
 mod fleet;
+mod fleet_docker;
 mod flood;
 mod intake;
 mod live;
