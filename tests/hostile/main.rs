@@ -6,6 +6,7 @@ mod addresses;
 mod forks;
 mod names;
 mod operators;
+mod pools;
 mod rest;
 mod roles;
 mod webhooks;

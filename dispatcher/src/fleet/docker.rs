@@ -3,7 +3,7 @@
 //! stages are found by the engine. Such a container is as powerful as root on that host.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,7 +13,7 @@ use slipway_docker::{
     ContainerSpec, DockerError, Engine, LogDriver, MountSpec, NetworkSpec, Security,
 };
 
-use super::process::remove_containers;
+use super::process::{FILE, remove_containers};
 use super::{FleetProvider, Order, ProviderError, Target};
 use crate::config::FleetConfig;
 
@@ -77,9 +77,22 @@ impl Containers {
         self.dir.join(agent.as_str())
     }
 
+    /// Its settings: its join token is in no argument, no label and no variable.
+    fn file(&self, agent: &AgentId) -> String {
+        self.folder(agent).join(FILE).display().to_string()
+    }
+
+    fn write_settings(&self, order: &Order) -> std::io::Result<()> {
+        let state = self.folder(&order.agent).join("state");
+        std::fs::create_dir_all(&state)?;
+        let settings = order
+            .settings
+            .here(&self.config, &state.display().to_string());
+        settings.write(Path::new(&self.file(&order.agent)))
+    }
+
     fn spec(&self, order: &Order) -> ContainerSpec {
         let folder = self.folder(&order.agent).display().to_string();
-        let settings = order.settings.here(&self.config, &folder);
         let same = |path: &str| MountSpec::Bind {
             source: path.to_owned(),
             target: path.to_owned(),
@@ -95,14 +108,15 @@ impl Containers {
         ];
         // The cache daemon beside it: its socket, and the content that it lays out.
         let cache = self.config.agent.get("cache").and_then(|v| v.as_str());
-        let beside = cache.and_then(|socket| std::path::Path::new(socket).parent());
+        let beside = cache.and_then(|socket| Path::new(socket).parent());
         mounts.extend(beside.map(|dir| same(&dir.display().to_string())));
         let label = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         ContainerSpec {
             name: name(&order.agent),
             image: self.image.clone(),
-            // One use, ten minutes: no argument, no label, and no file in an image.
-            env: settings.to_environment(),
+            command: ["agent", "--config", &self.file(&order.agent)]
+                .map(str::to_owned)
+                .to_vec(),
             labels: BTreeMap::from([
                 label(INSTALLATION, &self.installation),
                 label(POOL, &self.pool),
@@ -168,17 +182,15 @@ impl FleetProvider for Containers {
     }
 
     async fn start(&self, order: &Order) -> Result<String, ProviderError> {
-        std::fs::create_dir_all(self.folder(&order.agent)).map_err(ProviderError::new)?;
+        let there = self.all().await?.into_iter();
+        let mut there = there.filter(|c| agent_of(&c.labels).as_ref() == Some(&order.agent));
+        if let Some(known) = there.next() {
+            self.engine.start_container(&known.id).await?;
+            return Ok(known.id);
+        }
+        self.write_settings(order).map_err(ProviderError::new)?;
         let id = match self.engine.create_container(&self.spec(order)).await {
             Ok(id) => id,
-            Err(DockerError::Conflict(_)) => {
-                let known = self.all().await?.into_iter();
-                let mut known =
-                    known.filter(|c| agent_of(&c.labels).as_ref() == Some(&order.agent));
-                known.next().map(|c| c.id).ok_or_else(|| {
-                    ProviderError::new(format!("{} belongs to somebody else", name(&order.agent)))
-                })?
-            }
             Err(error) => return Err(error.into()),
         };
         self.engine.start_container(&id).await?;

@@ -9,6 +9,7 @@ pub mod contract;
 pub mod docker;
 pub mod exec;
 pub mod fake;
+pub mod kubernetes;
 pub mod process;
 mod settings;
 mod signed;
@@ -158,8 +159,21 @@ impl Making {
                     clock,
                 )?)
             }
-            Provider::Kubernetes { .. } => {
-                return Err(ProviderError::new("pools of pods are not in this build"));
+            Provider::Kubernetes {
+                namespace,
+                image,
+                engine_image,
+                service_account,
+                grace_seconds,
+            } => {
+                let template = kubernetes::Template {
+                    image: image.clone(),
+                    engine_image: engine_image.clone(),
+                    service_account: service_account.clone(),
+                    grace_seconds: *grace_seconds,
+                };
+                let here = &self.installation;
+                Arc::new(kubernetes::Pods::new(namespace, here, pool, template))
             }
             Provider::External {} => Arc::new(Elsewhere),
         })

@@ -5,9 +5,8 @@
 //! Signals go through a process descriptor that was opened before the command line was looked at, so
 //! that a number that was given to another process is never hit.
 
-use std::io::Write as _;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -28,7 +27,7 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Variables that a child gets of ours; everything else could be a secret of the dispatcher's.
 const INHERITED: [&str; 6] = ["PATH", "HOME", "LANG", "TZ", "TMPDIR", "DOCKER_HOST"];
 /// Settings of one agent.
-const FILE: &str = "agent.toml";
+pub(super) const FILE: &str = "agent.toml";
 
 /// The agents of one pool on this host.
 pub struct Processes {
@@ -158,13 +157,7 @@ impl Processes {
         let settings = order
             .settings
             .here(&self.config, &data.display().to_string());
-        let written = std::fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&file)
-            .and_then(|mut open| open.write_all(settings.to_file().as_bytes()));
+        let written = settings.write(&file);
         written.map_err(|e| failed("write", &file, &e))?;
         Ok(file)
     }

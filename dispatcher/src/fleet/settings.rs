@@ -1,6 +1,9 @@
 //! What an agent of a pool is told: the one place where it is given its settings.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 
 use slipway_core::fleet::PoolSettings;
 use slipway_core::id::AgentId;
@@ -54,10 +57,34 @@ impl AgentSettings {
         Self(all)
     }
 
+    /// For a place of its own, with a folder and a cache daemon beside it.
+    #[must_use]
+    pub fn elsewhere(&self, data_dir: &str, cache: &str) -> Self {
+        let mut all = self.0.clone();
+        for (key, value) in [("data_dir", data_dir), ("cache", cache)] {
+            all.insert(key.to_owned(), Value::String(value.to_owned()));
+        }
+        Self(all)
+    }
+
     /// As a settings file.
     #[must_use]
     pub fn to_file(&self) -> String {
         self.0.to_string()
+    }
+
+    /// Writes them as a settings file that nobody else may read.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, file: &Path) -> std::io::Result<()> {
+        let mut open = std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(file)?;
+        open.write_all(self.to_file().as_bytes())
     }
 
     /// As variables, for where there is no file. Lists and tables have none.

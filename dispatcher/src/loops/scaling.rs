@@ -57,10 +57,8 @@ struct Known {
     made_of: (Provider, Option<Vec<u8>>),
     provider: Result<Arc<dyn FleetProvider>, ProviderError>,
     calls: Arc<Semaphore>,
-    failures: u32,
-    failed_at: Timestamp,
-    /// What failed, and how: (verb, words).
-    failure: (&'static str, String),
+    /// What fails now, by verb.
+    failures: BTreeMap<&'static str, Failure>,
     suspects: BTreeSet<String>,
     swept_at: Option<Timestamp>,
     sweeping: bool,
@@ -229,9 +227,7 @@ impl Scaling {
             let mut known = Known {
                 made_of,
                 calls: Arc::new(Semaphore::new(AT_ONCE)),
-                failures: 0,
-                failed_at: Timestamp::EPOCH,
-                failure: ("", String::new()),
+                failures: BTreeMap::new(),
                 suspects: BTreeSet::new(),
                 swept_at: None,
                 sweeping: false,
@@ -269,18 +265,38 @@ impl Scaling {
     }
 }
 
+/// Something that a provider does not do, so many times in a row.
+#[derive(Clone, Debug)]
+struct Failure {
+    count: u32,
+    at: Timestamp,
+    words: String,
+}
+
 impl Known {
+    /// Calls that were made together are one failure.
     fn fail(&mut self, verb: &'static str, words: String, now: Timestamp) {
-        self.failures = self.failures.saturating_add(1);
-        self.failed_at = now;
-        self.failure = (verb, words);
+        let before = self.failures.get(verb);
+        if before.is_some_and(|known| now.since(known.at) < COALESCE) {
+            return;
+        }
+        // Without listings orphans stay; that must be seen, but it is no reason to start nothing.
+        let count = match verb {
+            "list" => 1,
+            _ => before.map_or(1, |known| known.count.saturating_add(1)),
+        };
+        let at = now;
+        self.failures.insert(verb, Failure { count, at, words });
     }
 
     /// What failed before works now.
     fn works(&mut self, verb: &'static str) {
-        if self.failure.0 == verb {
-            self.failures = 0;
-        }
+        self.failures.remove(verb);
+    }
+
+    /// The one that lasts longest.
+    fn worst(&self) -> Option<&Failure> {
+        self.failures.values().max_by_key(|f| (f.count, f.at))
     }
 }
 

@@ -2,6 +2,7 @@
 //! but this host. (Containers and pods have theirs where their engines are.)
 
 mod called;
+mod pods;
 
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;

@@ -39,6 +39,9 @@ pub enum Provider {
         namespace: String,
         /// The agent's image.
         image: String,
+        /// A container engine beside the agent (privileged); empty = the node's own.
+        #[serde(default)]
+        engine_image: String,
         /// Whose rights the pods have; empty = the namespace's default.
         #[serde(default)]
         service_account: String,
@@ -253,10 +256,14 @@ impl PoolSettings {
             Provider::Kubernetes {
                 namespace,
                 image,
+                engine_image,
                 service_account,
                 grace_seconds,
             } => {
                 text("provider.image", image)?;
+                if !engine_image.is_empty() {
+                    text("provider.engine_image", engine_image)?;
+                }
                 let dns =
                     |name: &str| is_pool_name(name) || (name.len() <= 63 && name.contains('-'));
                 if !dns(namespace) || !(service_account.is_empty() || dns(service_account)) {

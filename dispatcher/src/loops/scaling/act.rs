@@ -206,18 +206,11 @@ impl Scaling {
         };
         if let Some(known) = self.pools.get_mut(pool) {
             match outcome {
-                Ok(()) => {
-                    known.works(verb);
-                    if verb == "start" {
-                        known.works("make");
-                    }
-                }
-                // Calls that were made together are one failure.
-                Err(error) if now.since(known.failed_at) > super::COALESCE => {
+                Ok(()) => known.works(verb),
+                Err(error) => {
                     tracing::warn!(pool, verb, %error, "a provider failed");
                     known.fail(verb, error.to_string(), now);
                 }
-                Err(_) => {}
             }
         }
         Ok(())

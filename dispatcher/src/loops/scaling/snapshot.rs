@@ -10,7 +10,7 @@ use slipway_core::id::AgentId;
 use slipway_core::time::Timestamp;
 use slipway_store::{MachineRow, PoolRow, StoreError};
 
-use super::Scaling;
+use super::{Known, Scaling};
 use crate::loops::scheduling::demand::{self, Load};
 
 /// Machines that went are remembered for so long: boot times, drains, and people who ask.
@@ -70,7 +70,7 @@ impl Scaling {
         load: &Load,
         now: Timestamp,
     ) -> Pool {
-        let known = self.pools.get(&row.pool);
+        let worst = self.pools.get(&row.pool).and_then(Known::worst);
         let mine = || machines.iter().filter(|m| m.pool == row.pool);
         let all = || mine().chain(gone.iter().filter(|m| m.pool == row.pool));
         let uncounted = mine().map(|m| now.since(Timestamp::from_millis(m.counted_ms)));
@@ -82,9 +82,9 @@ impl Scaling {
                 .collect(),
             boot: boot(all()),
             spent: counted + uncounted.sum::<Duration>(),
-            failures: known.map_or(0, |k| k.failures),
-            failed_at: known.map_or(now, |k| k.failed_at),
-            error: known.map_or_else(String::new, |k| k.failure.1.clone()),
+            failures: worst.map_or(0, |f| f.count),
+            failed_at: worst.map_or(now, |f| f.at),
+            error: worst.map_or_else(String::new, |f| f.words.clone()),
             drains: all()
                 .filter_map(|m| m.drain_ms.map(Timestamp::from_millis))
                 .filter(|at| now.since(*at) < settings.down_period())
@@ -188,6 +188,15 @@ impl Scaling {
             .iter()
             .filter_map(|m| m.agent_id.parse().ok())
             .collect();
+        for row in machines {
+            // An agent that came up after the last that did not.
+            let came = row.ready_ms.map(Timestamp::from_millis);
+            if let Some(known) = self.pools.get_mut(&row.pool)
+                && known.failures.get("boot").map(|f| f.at) < came
+            {
+                known.works("boot");
+            }
+        }
         self.last_busy.retain(|agent, _| ids.contains(agent));
         self.away.retain(|agent, _| ids.contains(agent));
         for (agent, row) in ids.into_iter().zip(machines) {

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use slipway_core::fleet::{Action, Listing, Record, Why, judge};
+use slipway_core::fleet::{Listing, Record, Why, judge};
 use slipway_core::id::AgentId;
 use slipway_core::time::Timestamp;
 use slipway_store::StoreError;
@@ -100,20 +100,11 @@ impl Scaling {
     async fn missing(&mut self, pool: &str, agent: &AgentId) -> Result<(), StoreError> {
         tracing::warn!(agent = %agent, pool, "a machine is not there any more");
         let now = self.app.clock.now();
-        let action = Action::Retire(agent.clone(), Why::Missing);
-        let retired = self
-            .app
-            .db
-            .retire_machine(agent, Why::Missing.as_str(), now);
-        if retired.await? {
-            tracing::debug!(?action, "retired");
-            if let Some(known) = self.pools.get_mut(pool) {
-                known.fail(
-                    "boot",
-                    format!("agent {agent}: {}", Why::Missing.as_str()),
-                    now,
-                );
-            }
+        let why = Why::Missing.as_str();
+        if self.app.db.retire_machine(agent, why, now).await?
+            && let Some(known) = self.pools.get_mut(pool)
+        {
+            known.fail("boot", format!("agent {agent}: {why}"), now);
         }
         Ok(())
     }
