@@ -145,6 +145,8 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
     } else {
         config.slots
     };
+    // Not counted by what a drained agent waits for: it ends with the process.
+    shutdown.spawn("inventory", inventory::watch(Arc::clone(&shared)));
     let link = Link {
         shared: Arc::clone(&shared),
         channel: control,

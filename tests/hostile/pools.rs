@@ -99,8 +99,11 @@ async fn hostile_only_pools_that_this_host_allows_are_made() {
 async fn a_drained_agent_takes_work_again_when_it_is_resumed() {
     let cluster = Cluster::start().await;
     let rest = &cluster.rest;
-    let agents = rest.get("/agents").await.unwrap();
-    let id = agents[0]["agent_id"].as_str().unwrap().to_owned();
+    let joined = eventually("the agent is there", SOON, || async {
+        let agents = rest.get("/agents").await.ok()?;
+        Some(agents[0]["agent_id"].as_str()?.to_owned())
+    });
+    let id = joined.await.unwrap();
     let state = async || rest.get("/agents").await.unwrap()[0]["state"].clone();
     for (verb, then) in [
         ("drain", "draining"),
