@@ -140,10 +140,9 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
     let token = &config.metrics_token;
     let health = parts.health.serve(&config.health_address, token, &shutdown);
     health.await?;
-    let slots = if config.slots == 0 {
-        capacity::cpus()
-    } else {
-        config.slots
+    let slots = match config.slots {
+        0 => capacity::cpus(),
+        slots => slots,
     };
     // Not counted by what a drained agent waits for: it ends with the process.
     shutdown.spawn("inventory", inventory::watch(Arc::clone(&shared)));

@@ -17,6 +17,11 @@ pub mod v1 {
 }
 
 /// KEDA's messages and service, package `externalscaler`.
+#[expect(
+    clippy::allow_attributes,
+    clippy::too_many_lines,
+    reason = "generated; documented in the .proto file"
+)]
 pub mod keda {
     tonic::include_proto!("externalscaler");
 }

@@ -35,10 +35,10 @@ async fn answer(
     if header("x-slipway-signature") != expected || (now - seconds).abs() > 300 {
         return (StatusCode::UNAUTHORIZED, "not signed by Slipway".to_owned());
     }
-    let question: Value = serde_json::from_slice(&body).unwrap();
+    let question: Value = serde_json::from_slice(&body).expect("good");
     let agent = question["agent_id"].as_str().unwrap_or_default().to_owned();
-    let mut machines = machines.lock().unwrap();
-    let answer = match question["verb"].as_str().unwrap() {
+    let mut machines = machines.lock().expect("good");
+    let answer = match question["verb"].as_str().expect("good") {
         "start" => {
             assert_eq!(header("idempotency-key"), format!("start/{agent}"));
             assert_eq!(
@@ -68,8 +68,10 @@ async fn answer(
 
 async fn serve() -> String {
     slipway_daemon::start::install_crypto();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("good");
+    let address = listener.local_addr().expect("good");
     let router = Router::new()
         .route("/machines", post(answer))
         .with_state(Machines::default());
@@ -81,13 +83,13 @@ async fn serve() -> String {
 }
 
 fn webhook(url: &str, key: &[u8]) -> Webhook {
-    Webhook::new(url, key.to_vec(), "here", "contract", Clock::system()).unwrap()
+    Webhook::new(url, key.to_vec(), "here", "contract", Clock::system()).expect("good")
 }
 
 #[tokio::test]
 async fn a_webhook_keeps_the_contract() {
     let url = serve().await;
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().expect("good");
     let config = super::config(dir.path());
     keeps_the_contract(&webhook(&url, KEY), &webhook(&url, KEY), &config).await;
 }
@@ -98,7 +100,7 @@ async fn a_call_that_another_key_signed_is_refused_and_the_answer_is_told() {
     let error = webhook(&url, b"another")
         .list()
         .await
-        .unwrap_err()
+        .expect_err("refused")
         .to_string();
     assert!(
         error.contains("401") && error.contains("not signed"),

@@ -35,29 +35,29 @@ pub(crate) fn config(dir: &Path) -> FleetConfig {
 
 #[tokio::test]
 async fn the_fake_keeps_the_contract() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().expect("good");
     let fake = FakeProvider::default();
     keeps_the_contract(&fake, &fake.clone(), &config(dir.path())).await;
 }
 
 #[tokio::test]
 async fn processes_keep_the_contract() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().expect("good");
     let config = config(dir.path());
-    let processes = || Processes::new(&config, "contract").unwrap();
+    let processes = || Processes::new(&config, "contract").expect("good");
     keeps_the_contract(&processes(), &processes(), &config).await;
-    let left = std::fs::read_dir(dir.path().join("contract")).unwrap();
+    let left = std::fs::read_dir(dir.path().join("contract")).expect("good");
     assert_eq!(left.count(), 0, "folders of machines that are gone");
 }
 
 #[tokio::test]
 async fn the_join_token_is_in_a_file_of_ours_alone_and_in_no_argument() {
     use std::os::unix::fs::PermissionsExt as _;
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().expect("good");
     let config = config(dir.path());
-    let processes = Processes::new(&config, "contract").unwrap();
+    let processes = Processes::new(&config, "contract").expect("good");
     let order = order(&config, 1);
-    let name = processes.start(&order).await.unwrap();
+    let name = processes.start(&order).await.expect("good");
     let file = dir
         .path()
         .join("contract")
@@ -65,39 +65,42 @@ async fn the_join_token_is_in_a_file_of_ours_alone_and_in_no_argument() {
         .join("agent.toml");
     assert!(
         std::fs::read_to_string(&file)
-            .unwrap()
+            .expect("good")
             .contains("slpj_secret")
     );
-    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-    let pid = name.split(' ').nth(1).unwrap();
+    assert_eq!(
+        file.metadata().expect("good").permissions().mode() & 0o777,
+        0o600
+    );
+    let pid = name.split(' ').nth(1).expect("good");
     for file in ["cmdline", "environ"] {
-        let text = std::fs::read(format!("/proc/{pid}/{file}")).unwrap();
+        let text = std::fs::read(format!("/proc/{pid}/{file}")).expect("good");
         assert!(!String::from_utf8_lossy(&text).contains("slpj_"), "{file}");
     }
     assert!(!format!("{order:?}").contains("slpj_"), "it is not shown");
     end_all(&config, Duration::from_secs(10)).await;
-    assert!(processes.list().await.unwrap().machines.is_empty());
+    assert!(processes.list().await.expect("good").machines.is_empty());
 }
 
 #[tokio::test]
 async fn a_process_that_ended_by_itself_is_reaped_and_not_listed() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().expect("good");
     let mut config = config(dir.path());
     config.command = vec!["/bin/true".to_owned()];
-    let processes = Processes::new(&config, "contract").unwrap();
+    let processes = Processes::new(&config, "contract").expect("good");
     let order = order(&config, 1);
-    let name = processes.start(&order).await.unwrap();
-    let pid = name.split(' ').nth(1).unwrap();
+    let name = processes.start(&order).await.expect("good");
+    let pid = name.split(' ').nth(1).expect("good");
     let gone = tokio::time::timeout(Duration::from_secs(10), async {
         while Path::new(&format!("/proc/{pid}")).exists() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     });
     gone.await.expect("a zombie");
-    assert!(processes.list().await.unwrap().machines.is_empty());
+    assert!(processes.list().await.expect("good").machines.is_empty());
     config.command = vec!["/nowhere/slipway".to_owned()];
-    let broken = Processes::new(&config, "contract").unwrap();
-    let error = broken.start(&order).await.unwrap_err().to_string();
+    let broken = Processes::new(&config, "contract").expect("good");
+    let error = broken.start(&order).await.expect_err("refused").to_string();
     assert!(error.contains("/nowhere/slipway"), "{error}");
 }
 
@@ -110,8 +113,8 @@ fn script(dir: &Path, body: &str) -> String {
         .truncate(true)
         .mode(0o755)
         .open(&path)
-        .unwrap();
-    file.write_all(body.as_bytes()).unwrap();
+        .expect("good");
+    file.write_all(body.as_bytes()).expect("good");
     path.display().to_string()
 }
 
@@ -138,7 +141,7 @@ esac
 
 #[tokio::test]
 async fn a_program_keeps_the_contract() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().expect("good");
     let program = script(dir.path(), MACHINES);
     let provider = || Program::new(&program, "here", "contract");
     keeps_the_contract(&provider(), &provider(), &config(dir.path())).await;
@@ -146,7 +149,7 @@ async fn a_program_keeps_the_contract() {
 
 #[tokio::test]
 async fn a_program_that_fails_hangs_or_talks_without_end_is_an_error_and_nothing_else() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().expect("good");
     let limit = Duration::from_millis(1_500);
     for (body, words) in [
         ("#!/bin/sh\necho no capacity >&2; exit 3\n", "no capacity"),
@@ -159,7 +162,7 @@ async fn a_program_that_fails_hangs_or_talks_without_end_is_an_error_and_nothing
             .within(limit)
             .list()
             .await
-            .unwrap_err()
+            .expect_err("refused")
             .to_string();
         assert!(error.contains(words), "{body}: {error}");
     }

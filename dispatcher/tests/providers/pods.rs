@@ -19,7 +19,7 @@ type Answer = (StatusCode, Json<Value>);
 fn status(code: u16, reason: &str) -> Answer {
     let body = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "metadata": {},
         "code": code, "reason": reason, "message": format!("{reason} by the test")});
-    (StatusCode::from_u16(code).unwrap(), Json(body))
+    (StatusCode::from_u16(code).expect("good"), Json(body))
 }
 
 /// Two to a page, so that a listing has several.
@@ -35,7 +35,7 @@ async fn list(
         let pairs = all.split(',').filter_map(|one| one.split_once('='));
         pairs.map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
     });
-    let objects = objects.lock().unwrap();
+    let objects = objects.lock().expect("good");
     let all: Vec<Value> = objects
         .iter()
         .filter(|((k, _), object)| {
@@ -44,7 +44,9 @@ async fn list(
         })
         .map(|(_, object)| object.clone())
         .collect();
-    let from: usize = query.get("continue").map_or(0, |t| t.parse().unwrap());
+    let from: usize = query
+        .get("continue")
+        .map_or(0, |t| t.parse().expect("good"));
     let next = (from + 2 < all.len()).then(|| (from + 2).to_string());
     let page: Vec<Value> = all.into_iter().skip(from).take(2).collect();
     let kind = if kind == "pods" {
@@ -62,14 +64,20 @@ async fn create(
     Path((_, kind)): Path<(String, String)>,
     Json(mut object): Json<Value>,
 ) -> Answer {
-    let name = object["metadata"]["name"].as_str().unwrap().to_owned();
-    let mut objects = objects.lock().unwrap();
+    let name = object["metadata"]["name"]
+        .as_str()
+        .expect("good")
+        .to_owned();
+    let mut objects = objects.lock().expect("good");
     if objects.contains_key(&(kind.clone(), name.clone())) {
         return status(409, "AlreadyExists");
     }
     if kind == "pods" {
         let volume = &object["spec"]["volumes"][1]["secret"]["secretName"];
-        let secret = ("secrets".to_owned(), volume.as_str().unwrap().to_owned());
+        let secret = (
+            "secrets".to_owned(),
+            volume.as_str().expect("good").to_owned(),
+        );
         assert!(objects.contains_key(&secret), "a pod without its settings");
         object["status"] = json!({"phase": "Running"});
     }
@@ -81,7 +89,7 @@ async fn show(
     State(objects): State<Objects>,
     Path((_, kind, name)): Path<(String, String, String)>,
 ) -> Answer {
-    match objects.lock().unwrap().get(&(kind, name)) {
+    match objects.lock().expect("good").get(&(kind, name)) {
         Some(object) => (StatusCode::OK, Json(object.clone())),
         None => status(404, "NotFound"),
     }
@@ -91,7 +99,7 @@ async fn delete(
     State(objects): State<Objects>,
     Path((_, kind, name)): Path<(String, String, String)>,
 ) -> Answer {
-    match objects.lock().unwrap().remove(&(kind, name)) {
+    match objects.lock().expect("good").remove(&(kind, name)) {
         Some(object) => (StatusCode::OK, Json(object)),
         None => status(404, "NotFound"),
     }
@@ -99,8 +107,10 @@ async fn delete(
 
 async fn serve() -> (String, Objects) {
     slipway_daemon::start::install_crypto();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("good");
+    let address = listener.local_addr().expect("good");
     let objects = Objects::default();
     let one = "/api/v1/namespaces/{namespace}/{kind}/{name}";
     let router = Router::new()
@@ -118,14 +128,14 @@ async fn serve() -> (String, Objects) {
 }
 
 fn pods(address: &str, namespace: &str) -> Pods {
-    let cluster = Cluster::at(address, namespace).unwrap();
+    let cluster = Cluster::at(address, namespace).expect("good");
     Pods::of(cluster, "here", "contract", Template::default())
 }
 
 #[tokio::test]
 async fn pods_keep_the_contract_and_leave_no_secret() {
     let (address, objects) = serve().await;
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().expect("good");
     let config = super::config(dir.path());
     keeps_the_contract(
         &pods(&address, "builds"),
@@ -134,7 +144,7 @@ async fn pods_keep_the_contract_and_leave_no_secret() {
     )
     .await;
     assert_eq!(
-        objects.lock().unwrap().len(),
+        objects.lock().expect("good").len(),
         0,
         "pods or secrets that are gone"
     );
@@ -143,18 +153,18 @@ async fn pods_keep_the_contract_and_leave_no_secret() {
 #[tokio::test]
 async fn every_page_is_read_and_a_refusal_is_told() {
     let (address, objects) = serve().await;
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().expect("good");
     let config = super::config(dir.path());
     let provider = pods(&address, "builds");
     for n in 0..5 {
-        provider.start(&order(&config, n)).await.unwrap();
+        provider.start(&order(&config, n)).await.expect("good");
     }
-    assert_eq!(provider.list().await.unwrap().machines.len(), 5);
+    assert_eq!(provider.list().await.expect("good").machines.len(), 5);
     let text = format!(
         "{:?}",
         objects
             .lock()
-            .unwrap()
+            .expect("good")
             .iter()
             .filter(|((k, _), _)| k == "pods")
             .collect::<Vec<_>>()
@@ -163,6 +173,9 @@ async fn every_page_is_read_and_a_refusal_is_told() {
         !text.contains("slpj_"),
         "the join token is in the secret alone"
     );
-    let error = pods(&address, "elsewhere").list().await.unwrap_err();
+    let error = pods(&address, "elsewhere")
+        .list()
+        .await
+        .expect_err("refused");
     assert!(error.to_string().contains("403"), "{error}");
 }
