@@ -11,10 +11,12 @@ const FILES: [&str; 7] = [
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=slipway");
-    let files: Vec<PathBuf> = FILES
+    println!("cargo::rerun-if-changed=externalscaler");
+    let mut files: Vec<PathBuf> = FILES
         .iter()
         .map(|name| PathBuf::from(format!("slipway/v1/{name}.proto")))
         .collect();
+    files.push(PathBuf::from("externalscaler/externalscaler.proto"));
     let descriptors = protox::compile(&files, ["."])?;
     let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
     std::fs::write(out.join("slipway.bin"), descriptors.encode_to_vec())?;

@@ -22,6 +22,10 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::dispatchers::Dispatchers;
 
+mod kept;
+
+pub(crate) use kept::resume;
+
 /// Bytes sent and not yet received by the dispatcher.
 const WINDOW: u64 = 4 * 1024 * 1024;
 /// Frames on their way to the wire.
@@ -58,6 +62,7 @@ pub(crate) struct Sent {
 /// The writing end of an attempt's log.
 pub(crate) struct LogWriter {
     file: File,
+    path: PathBuf,
     hasher: blake3::Hasher,
     patterns: Arc<Patterns>,
     held: Vec<u8>,
@@ -84,11 +89,13 @@ impl LogWriter {
     ) -> std::io::Result<Self> {
         let path = spool.join(format!("{}-{}.log", key.stage, key.attempt));
         let file = File::create(&path).await?;
+        // Written anew: what an earlier process closed is not what this one will close.
+        let _none = tokio::fs::remove_file(kept::note(&path)).await;
         let (written, watching) = watch::channel(Written::default());
         let (progress, sent) = watch::channel(Sent::default());
         let sender = Sender {
             key: key.clone(),
-            path,
+            path: path.clone(),
             destination,
             written: watching,
             progress,
@@ -96,6 +103,7 @@ impl LogWriter {
         shutdown.spawn("send log", sender.run());
         Ok(Self {
             file,
+            path,
             hasher: blake3::Hasher::new(),
             patterns,
             held: Vec::new(),
@@ -213,6 +221,8 @@ impl LogWriter {
         self.append(&out, self.limit).await?;
         let digest = self.hasher.finalize().to_hex().to_string();
         let length = self.written.borrow().length;
+        // The result must not be there without it: a process that starts again sends the rest.
+        kept::write(&self.path, length, &digest).await?;
         self.written
             .send_modify(|written| written.closed = Some(digest.clone()));
         let mut sent = self.sent.clone();
@@ -251,6 +261,7 @@ impl Sender {
             }
             tokio::time::sleep(RETRY).await;
         }
+        let _best_effort = tokio::fs::remove_file(kept::note(&self.path)).await;
         let _best_effort = tokio::fs::remove_file(&self.path).await;
     }
 

@@ -11,6 +11,7 @@ use slipway_core::access::PeerRole;
 use slipway_daemon::{Clock, Health, Rng, Shutdown};
 use slipway_docker::Engine;
 use slipway_identity::{Establish, Own};
+use slipway_proto::convert::AttemptKey;
 use slipway_proto::v1::AgentMessage;
 use tokio::sync::mpsc;
 
@@ -19,9 +20,10 @@ use crate::cache_watch;
 use crate::capacity;
 use crate::config::Config;
 use crate::dispatchers::Dispatchers;
-use crate::held::Held;
+use crate::held::{Held, Kept};
 use crate::inventory;
 use crate::link::Link;
+use crate::log_stream;
 use crate::logins;
 use crate::sandbox::Sandbox;
 use crate::sandbox::deny_list::DenyList;
@@ -121,15 +123,16 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
         outbox,
     });
     let kept = held.all()?;
-    let adopted = inventory::take(&shared, &kept).await;
+    let adopted = take_up(&shared, &kept).await?;
     let token = &config.metrics_token;
     let health = parts.health.serve(&config.health_address, token, &shutdown);
     health.await?;
-    let slots = if config.slots == 0 {
-        capacity::cpus()
-    } else {
-        config.slots
+    let slots = match config.slots {
+        0 => capacity::cpus(),
+        slots => slots,
     };
+    // Not counted by what a drained agent waits for: it ends with the process.
+    shutdown.spawn("inventory", inventory::watch(Arc::clone(&shared)));
     let link = Link {
         shared: Arc::clone(&shared),
         slots,
@@ -146,6 +149,15 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
         tracing::warn!("not everything could be cleaned up; the next start does it");
     }
     Ok(())
+}
+
+/// What an earlier process left: its containers, and logs that were not sent whole.
+async fn take_up(shared: &Arc<Shared>, kept: &[Kept]) -> anyhow::Result<Vec<AttemptKey>> {
+    let adopted = inventory::take(shared, kept).await;
+    let spool = &shared.spool_dir;
+    log_stream::resume(spool, &adopted, &shared.dispatchers, &shared.shutdown)
+        .with_context(|| spool.display().to_string())?;
+    Ok(adopted)
 }
 
 fn watch_cache(config: &Config, cache: Option<LocalCache>, health: &Health, shutdown: &Shutdown) {

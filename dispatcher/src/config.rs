@@ -48,6 +48,28 @@ pub struct Config {
     pub lease_seconds: u64,
     /// Object storage.
     pub objects: ObjectsConfig,
+    /// How pools of agents are started.
+    pub fleet: FleetConfig,
+}
+
+/// How pools of agents are started. What an administrator of this host allows; pools themselves are
+/// made over the API.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct FleetConfig {
+    /// How agents reach this dispatcher; empty = its own gRPC address.
+    pub dispatcher: String,
+    /// Folders of process and docker agents; empty = below `data_dir`.
+    pub directory: PathBuf,
+    /// What is started as a process agent; empty = this program.
+    pub command: Vec<String>,
+    /// Socket of the Docker engine that agents are started on; empty = the usual place.
+    pub docker: String,
+    /// Programs that `exec` pools may name.
+    pub programs: Vec<String>,
+    /// Beginnings of addresses that `webhook` pools may name.
+    pub webhooks: Vec<String>,
+    /// Settings of every agent that is started on this host.
+    pub agent: toml::Table,
 }
 
 /// Where objects live.
@@ -91,6 +113,8 @@ pub struct Settings {
     pub reconcile_seconds: u64,
     /// How long an agent holds an attempt.
     pub terms: Terms,
+    /// How pools of agents are started.
+    pub fleet: FleetConfig,
 }
 
 /// An agent's connection attempt alone may take 5 s; longer than an hour would be no lease.
@@ -125,6 +149,19 @@ impl Config {
             allowed_sources: self.allowed_sources.clone(),
             reconcile_seconds: self.reconcile_seconds,
             terms: Terms::of(Duration::from_secs(self.lease_seconds)),
+            fleet: self.fleet(),
         })
+    }
+
+    /// With what was left empty filled in.
+    fn fleet(&self) -> FleetConfig {
+        let mut fleet = self.fleet.clone();
+        if fleet.dispatcher.is_empty() {
+            fleet.dispatcher = format!("http://{}", self.grpc_address);
+        }
+        if fleet.directory.as_os_str().is_empty() {
+            fleet.directory = self.data_dir.join("fleet");
+        }
+        fleet
     }
 }

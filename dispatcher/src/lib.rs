@@ -7,6 +7,7 @@
 pub mod api;
 pub mod args;
 pub mod config;
+pub mod fleet;
 pub mod identity;
 pub mod intake;
 pub mod link;

@@ -14,6 +14,7 @@ use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tonic::transport::Channel;
 
 use crate::config::Settings;
+use crate::fleet::Fleet;
 use crate::link::Link;
 use crate::logs::Logs;
 use crate::loops::scheduling::Nudge;
@@ -67,6 +68,8 @@ pub struct App {
     pub link: Link,
     /// Output of stages.
     pub logs: Logs,
+    /// Pools of agents: their reports, and the bell of the scaling loop.
+    pub fleet: Fleet,
     /// Wakes the hand-over loop.
     pub handover: Notify,
     /// Who leads.
@@ -163,6 +166,7 @@ impl App {
             nudge,
             link: Link::default(),
             logs,
+            fleet: Fleet::default(),
             handover: Notify::new(),
             expected: Expected::default(),
             changes,
@@ -192,7 +196,8 @@ impl App {
     pub fn show_change(&self, change: &slipway_store::BuildChange) {
         if let Ok(id) = change.build_id.parse::<BuildId>() {
             // No receiver is fine: nobody watches.
-            let _nobody_watches = self.changes.send(id);
+            let _nobody_watches = self.changes.send(id.clone());
+            self.fleet.bell.notify_one();
         }
         if change.status == slipway_core::build::BuildStatus::Passed {
             self.handover.notify_one();

@@ -16,6 +16,16 @@ pub mod v1 {
     tonic::include_proto!("slipway.v1");
 }
 
+/// KEDA's messages and service, package `externalscaler`.
+#[expect(
+    clippy::allow_attributes,
+    clippy::too_many_lines,
+    reason = "generated; documented in the .proto file"
+)]
+pub mod keda {
+    tonic::include_proto!("externalscaler");
+}
+
 /// The descriptors of all files, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/slipway.bin"));
 

@@ -4,6 +4,8 @@
 mod away;
 mod crash;
 mod declining;
+mod fleet;
+mod fleet_docker;
 mod flood;
 mod ha;
 mod intake;

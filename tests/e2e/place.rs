@@ -80,7 +80,8 @@ impl Place {
             "data_dir = '{0}/dispatcher'\ndatabase = '{1}'\nrest_address = '{rest}'\n\
              intake_address = '{intake}'\ngrpc_address = '{grpc}'\nhealth_address = '{health}'\n\
              coordinator = 'https://{coordinator}'\nallowed_sources = ['file://{0}/']\n\
-             reconcile_seconds = 0\nlease_seconds = {LEASE_SECONDS}\n",
+             reconcile_seconds = 0\nlease_seconds = {LEASE_SECONDS}\n\
+             [fleet.agent]\ncache = '{0}/cache.sock'\nallowed_sources = ['file://{0}/']\n",
             files.display(),
             address_of(&database),
         );
@@ -135,7 +136,7 @@ impl Place {
     }
 
     /// Starts the cache daemon that the agents stand beside.
-    async fn start_cache(&mut self) {
+    pub(crate) async fn start_cache(&mut self) {
         let socket = self.files.join("cache.sock");
         let text = format!(
             "directory = '{}/cache'\nsocket = '{}'\nhealth_address = ''\n",

@@ -8,6 +8,7 @@ mod forks;
 mod names;
 mod operators;
 mod peers;
+mod pools;
 mod rest;
 mod roles;
 mod webhooks;

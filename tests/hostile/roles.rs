@@ -155,6 +155,28 @@ fn table() -> Vec<(Method, &'static str, Deed, Value)> {
         ),
         (
             post.clone(),
+            "/agents/{agent_id}/resume",
+            Deed::Administer,
+            none.clone(),
+        ),
+        read("/pools"),
+        read("/pools/{pool}"),
+        read("/pools/{pool}/explain"),
+        read("/pools/{pool}/metric"),
+        (
+            put.clone(),
+            "/pools/{pool}",
+            Deed::Administer,
+            json!({"provider": {"kind": "process"}, "max": 1_000}),
+        ),
+        (
+            Method::DELETE,
+            "/pools/{pool}",
+            Deed::Administer,
+            none.clone(),
+        ),
+        (
+            post.clone(),
             "/agents/join-tokens",
             Deed::Administer,
             json!({}),

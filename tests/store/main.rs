@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use slipway_store::conformance::{self, access, audit, inbox, locks, queue, results, rollouts};
+use slipway_store::conformance::{
+    self, access, audit, fleet, inbox, locks, queue, results, rollouts,
+};
 use slipway_store::{Db, Settings};
 use slipway_tests::Postgres;
 
@@ -52,6 +54,12 @@ suites! {
     access::an_idempotency_key_is_one_request,
     audit::audit_tamper_detected,
     audit::audit_tamper_detected_at_the_end,
+    fleet::a_drained_agent_is_resumed,
+    fleet::a_machine_goes_only_when_its_agent_holds_nothing,
+    fleet::a_machine_that_was_given_up_cannot_join,
+    fleet::a_pool_is_kept_until_it_is_empty,
+    fleet::agent_hours_are_counted_by_day,
+    fleet::scale_down_race,
     inbox::a_decision_is_final_until_reopened,
     inbox::a_delivery_is_recorded_once,
     inbox::a_newer_build_supersedes_its_lane,
@@ -143,6 +151,18 @@ async fn migrating_twice_or_at_once_is_migrating() {
     for db in opened {
         db.unwrap().migrate().await.unwrap();
     }
+}
+
+/// One dispatcher assigns, another one drains: the agent's row decides.
+#[tokio::test]
+async fn scale_down_race_between_two_processes() {
+    let Some(server) = Postgres::start() else {
+        return;
+    };
+    let settings = Settings::Postgres(server.database("race"));
+    let (first, second) = (Db::open(&settings).await, Db::open(&settings).await);
+    let (first, second) = (first.expect("opens"), second.expect("opens"));
+    fleet::scale_down_race_of(first, second).await;
 }
 
 /// FULL syncs the log at every commit, NORMAL would not.

@@ -44,6 +44,8 @@ pub(crate) struct Inner {
     pub(crate) renew_ms: u64,
     /// It does not answer that something is prepared.
     pub(crate) is_deaf: bool,
+    /// No output is taken.
+    pub(crate) no_logs: bool,
     /// Log streams that are broken after one frame each.
     pub(crate) break_logs: usize,
 }
@@ -262,6 +264,9 @@ impl Logs for FakeDispatcher {
         request: Request<Streaming<LogFrame>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
         authentic(&request)?;
+        if self.with(|inner| inner.no_logs) {
+            return Err(Status::unavailable("not now"));
+        }
         let mut frames = request.into_inner();
         let (sender, receiver) = mpsc::channel(64);
         let taken = self.clone();

@@ -65,3 +65,28 @@ async fn an_idle_agent_says_again_and_again_that_it_is_there() {
             .await;
     }
 }
+
+#[tokio::test]
+async fn what_was_not_sent_of_a_log_when_the_agent_was_killed_is_sent_by_the_next_one() {
+    if !docker() {
+        return;
+    }
+    let mut world = World::new(&[]).await;
+    world.start_agent().await;
+    world.talk.dispatcher.with(|inner| inner.no_logs = true);
+    let key = world.assign(&["echo last words"], |_, _| {}).await;
+    // The result does not wait for ever for its log, and with it the container goes.
+    assert_eq!(world.result(&key).await.exit_code, 0);
+    world.containers_gone(&key).await;
+    world.kill_agent();
+    assert!(world.talk.dispatcher.log(&key).is_empty());
+    world.talk.dispatcher.with(|inner| inner.no_logs = false);
+    world.start_agent().await;
+    let log = world.log_closed(&key).await;
+    assert!(log.contains("\nlast words\n"), "{log}");
+    let spool = world.folder.path().join("agent/spool");
+    eventually("the spool is emptied", || {
+        std::fs::read_dir(&spool).unwrap().next().is_none()
+    })
+    .await;
+}

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::client::{Refused, Server};
-use crate::commands::{self, agents, builds, deploy, doctor, lint, project, run, up};
+use crate::commands::{self, agents, builds, deploy, doctor, lint, pools, project, run, up};
 use crate::exit_code::Exit;
 use crate::output;
 
@@ -54,6 +54,9 @@ enum Command {
     /// Agents.
     #[command(subcommand)]
     Agents(agents::Agents),
+    /// Pools of agents that grow and shrink.
+    #[command(subcommand)]
+    Pool(pools::Pool),
     /// What waits for an agent, and why.
     Queue {
         #[command(subcommand)]
@@ -131,6 +134,7 @@ async fn dispatch(server: &Server, command: Command) -> anyhow::Result<Exit> {
         Command::Rollback(rollback) => rollback.execute(server).await,
         Command::Agents(agents) => agents.execute(server).await,
         Command::Queue { verb } => verb.unwrap_or(agents::Queue::List).execute(server).await,
+        Command::Pool(pool) => pool.execute(server).await,
         Command::Repos(repos) => repos.execute(server).await,
         Command::Secret(secret) => secret.execute(server).await,
         Command::Token(token) => token.execute(server).await,

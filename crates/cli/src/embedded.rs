@@ -12,6 +12,7 @@ use slipway_agent::sandbox::Sandbox;
 use slipway_core::access::PeerRole;
 use slipway_core::id::TokenId;
 use slipway_daemon::{Clock, Rng, Shutdown};
+use slipway_dispatcher::config::FleetConfig;
 use slipway_dispatcher::source::Source;
 use slipway_dispatcher::token::{self, Kind};
 use slipway_identity::{Authority, JoinToken};
@@ -24,6 +25,8 @@ use crate::client::TOKEN_FILE;
 const TOKEN_LIFE: Duration = Duration::from_secs(365 * 24 * 3_600);
 /// How long agents may take to join.
 const JOIN_LIFE: Duration = Duration::from_secs(3_600);
+/// The pool of `--max-agents`.
+const LOCAL_POOL: &str = "local";
 /// How long the router may take to come up.
 const ROUTER_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -72,6 +75,8 @@ pub struct Options {
     pub host: std::net::IpAddr,
     /// Agents in this process.
     pub agents: u32,
+    /// Agents that are started as processes when there is work for them; 0 = none.
+    pub max_agents: u32,
     /// Slots of each; 0 = one per processor.
     pub slots: u32,
     /// Repository addresses allowed besides https and ssh.
@@ -101,6 +106,7 @@ impl Options {
             ports: Ports::default(),
             host: [127, 0, 0, 1].into(),
             agents: 1,
+            max_agents: 0,
             slots: 2,
             allowed_sources: Vec::new(),
             environments: Vec::new(),
@@ -136,6 +142,8 @@ pub struct Embedded {
     pub router_socket: PathBuf,
     /// What the roles run under.
     pub shutdown: Shutdown,
+    /// How process agents are started, to end them.
+    fleet: FleetConfig,
 }
 
 impl Embedded {
@@ -158,7 +166,9 @@ impl Embedded {
         let (token, first_start) = admin_token(&db, &dir, &clock, &rng).await?;
         let listener = listen(SocketAddr::new(options.host, options.ports.coordinator))?;
         let coordinator_at = listener.local_addr()?;
-        let (dispatcher, listeners) = dispatcher(&options, &dir, &db, coordinator_at).await?;
+        pool(&options, &db, &clock).await?;
+        let (dispatcher, listeners, fleet) =
+            dispatcher(&options, &dir, &db, coordinator_at).await?;
         let authority = Arc::clone(&dispatcher.authority);
         let (rest, intake, grpc) = (
             listeners.rest.local_addr()?,
@@ -207,6 +217,7 @@ impl Embedded {
             first_start,
             router_socket,
             shutdown,
+            fleet,
         })
     }
 
@@ -216,6 +227,7 @@ impl Embedded {
         if !self.shutdown.drained(Duration::from_secs(20)).await {
             tracing::warn!("not everything stopped in time");
         }
+        slipway_dispatcher::fleet::process::end_all(&self.fleet, Duration::from_secs(20)).await;
         self.db.close().await;
     }
 }
@@ -292,6 +304,7 @@ async fn dispatcher(
 ) -> anyhow::Result<(
     slipway_dispatcher::state::Parts,
     slipway_dispatcher::Listeners,
+    FleetConfig,
 )> {
     use slipway_dispatcher::config::{Config, DEFAULTS};
     let mut config: Config = slipway_daemon::config::load(DEFAULTS, None, "DISPATCHER")?;
@@ -306,11 +319,43 @@ async fn dispatcher(
     config.coordinator = format!("https://{coordinator}");
     let listeners = slipway_dispatcher::Listeners::bind(&config).await?;
     config.public_url = format!("http://{}", listeners.rest.local_addr()?);
+    config.fleet.dispatcher = format!("https://{}", listeners.grpc.local_addr()?);
+    config.fleet.directory = dir.join("fleet");
+    config.fleet.command = vec![
+        options.router_binary.display().to_string(),
+        "agent".to_owned(),
+    ];
+    let sources = options.allowed_sources.iter().map(|s| s.as_str().into());
+    let agent = &mut config.fleet.agent;
+    agent.insert(
+        "allowed_sources".to_owned(),
+        toml::Value::Array(sources.collect()),
+    );
+    let socket = dir.join("cache/cache.sock").display().to_string();
+    agent.insert("cache".to_owned(), socket.into());
     let mut parts = slipway_dispatcher::parts(&config, db.clone()).await?;
+    let fleet = parts.settings.fleet.clone();
     if let Some(source) = &options.source {
         parts.source = Arc::clone(source);
     }
-    Ok((parts, listeners))
+    Ok((parts, listeners, fleet))
+}
+
+/// The pool of process agents that `--max-agents` asks for.
+async fn pool(options: &Options, db: &Db, clock: &Clock) -> anyhow::Result<()> {
+    let now = clock.now();
+    if options.max_agents == 0 {
+        db.remove_pool(LOCAL_POOL, now).await?;
+        return Ok(());
+    }
+    let settings: slipway_core::fleet::PoolSettings = serde_json::from_value(serde_json::json!({
+        "provider": {"kind": "process"},
+        "max": options.max_agents,
+        "slots": options.slots.max(1),
+    }))?;
+    settings.check()?;
+    let text = serde_json::to_string(&settings)?;
+    Ok(db.put_pool(LOCAL_POOL, &text, None, now).await?)
 }
 
 fn cache(dir: &Path, socket: &Path, shutdown: &Shutdown) -> anyhow::Result<()> {

@@ -12,6 +12,7 @@ pub mod address;
 pub mod build;
 pub mod cache;
 pub mod digest;
+pub mod fleet;
 pub mod id;
 pub mod image;
 pub mod lease;

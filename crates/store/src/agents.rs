@@ -138,8 +138,11 @@ impl Db {
         let (id, boot_id, facts) = (id.to_string(), boot_id.to_owned(), facts.to_owned());
         self.write_leading(move |tx| {
             Box::pin(async move {
-                let args = args![id, boot_id, slots, facts, now];
-                tx.execute(sql!("agents/hello"), args).await.map(|_| ())
+                let args = args![&id, boot_id, slots, facts, now];
+                tx.execute(sql!("agents/hello"), args).await?;
+                // A machine that was awaited has come up.
+                let args = args![id, now];
+                tx.execute(sql!("machines/ready"), args).await.map(|_| ())
             })
         })
         .await

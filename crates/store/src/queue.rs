@@ -1,11 +1,14 @@
 //! The stages that wait or are held: the queue, and ownership of attempts.
 
+use std::collections::BTreeSet;
+
 use slipway_core::id::{AgentId, BuildId, RepoId, StageId};
 use slipway_core::time::Timestamp;
 
 use crate::db::Db;
 use crate::error::StoreError;
 use crate::sql::{args, sql};
+use crate::writer::Tx;
 
 /// What the planner's index needs to know of one stage.
 #[derive(Clone, Debug, sqlx::FromRow)]
@@ -107,6 +110,16 @@ impl Db {
     ) -> Result<Vec<bool>, StoreError> {
         self.write_leading(move |tx| {
             Box::pin(async move {
+                if matches!(tx, Tx::Postgres(_)) {
+                    // Another process may be draining one of them: whoever locks it first wins. In one
+                    // order, so that two of us never wait for each other. SQLite has one writer.
+                    let agents: BTreeSet<&AgentId> =
+                        assignments.iter().map(|a| &a.agent_id).collect();
+                    for agent in agents {
+                        tx.execute(sql!("agents/lock"), args![agent.as_str()])
+                            .await?;
+                    }
+                }
                 let mut held = Vec::with_capacity(assignments.len());
                 for a in assignments {
                     let (agent, stage) = (a.agent_id.as_str(), a.stage_id.as_str());
@@ -213,6 +226,20 @@ impl Db {
     ) -> Result<Vec<(String, i64)>, StoreError> {
         let args = args![repo.as_str(), pipeline];
         let rows: Vec<Duration> = self.rows(sql!("build_stages/expected"), args).await?;
+        Ok(rows
+            .into_iter()
+            .map(|r| (r.stage_name, r.duration))
+            .collect())
+    }
+
+    /// The last accepted durations of all stages of a repository: (stage, milliseconds).
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn durations_of_repo(&self, repo: &str) -> Result<Vec<(String, i64)>, StoreError> {
+        let rows: Vec<Duration> = self
+            .rows(sql!("build_stages/durations_of_repo"), args![repo])
+            .await?;
         Ok(rows
             .into_iter()
             .map(|r| (r.stage_name, r.duration))

@@ -12,7 +12,7 @@ use slipway_daemon::Shutdown;
 use slipway_store::Standing;
 use tokio::time::timeout;
 
-use super::{handover, inbox, reconcile_refs, schedules, scheduling};
+use super::{handover, inbox, reconcile_refs, scaling, schedules, scheduling};
 use crate::state::{App, Inboxes, Lead};
 
 /// How long the lead lasts without renewal: with what follows, assignments go on within 15 s.
@@ -82,6 +82,7 @@ fn begin(app: &Arc<App>, inboxes: &Inboxes, term: &Shutdown) {
     term.spawn("scheduling", scheduling::run(app(), nudges, term.clone()));
     term.spawn("handover", handover::run(app(), term.clone()));
     term.spawn("reconcile refs", reconcile_refs::run(app(), term.clone()));
+    term.spawn("scaling", scaling::run(app(), term.clone()));
     term.spawn("schedules", schedules::run(app(), term.clone()));
     term.spawn("tell the others", follow::tell(app(), term.clone()));
     term.spawn("hear the others", follow::hear(app(), term.clone()));

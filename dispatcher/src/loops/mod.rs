@@ -6,5 +6,6 @@ pub mod inbox;
 pub mod leadership;
 pub mod reconcile_refs;
 pub mod revocation;
+pub mod scaling;
 pub mod schedules;
 pub mod scheduling;

@@ -4,6 +4,7 @@
 //! drive it; a sweep re-reads the store every few seconds, and whatever it finds that no event
 //! announced is counted (`slipway_sweep_rescues_total`), because that is a defect.
 
+pub mod demand;
 pub mod explain;
 mod grant;
 mod index;
@@ -68,6 +69,10 @@ pub enum Nudge {
     State(AgentId, AgentState),
     /// Somebody wants to know why stages wait.
     Explain(explain::Asker),
+    /// The scaling loop wants to know how much there is to do.
+    Demand(demand::Asker),
+    /// An agent is gone for good.
+    Forget(AgentId),
 }
 
 struct Scheduler {
@@ -156,10 +161,13 @@ impl Scheduler {
         shutdown: &Shutdown,
     ) -> Result<Duration, StoreError> {
         let (mut changed, mut askers) = (Vec::new(), Vec::new());
+        let mut scaling = None;
         for nudge in batch.drain(..) {
             match nudge {
                 Nudge::BuildChanged(build) => changed.push(build),
                 Nudge::Explain(asker) => askers.push(asker),
+                Nudge::Demand(asker) => scaling = Some(asker),
+                Nudge::Forget(agent) => self.forget(&agent),
                 other => self.hear(other),
             }
         }
@@ -175,13 +183,16 @@ impl Scheduler {
         self.judge_leases().await?;
         let wake_at = self.place(shutdown).await?;
         self.explain(askers);
+        if let Some(asker) = scaling {
+            self.tell_demand(asker);
+        }
         Ok(self.sleep_time(wake_at))
     }
 
     fn hear(&mut self, nudge: Nudge) {
         let now = self.app.clock.ticks();
         match nudge {
-            Nudge::BuildChanged(_) | Nudge::Explain(_) => {}
+            Nudge::BuildChanged(_) | Nudge::Explain(_) | Nudge::Demand(_) | Nudge::Forget(_) => {}
             Nudge::Connected {
                 agent,
                 session,

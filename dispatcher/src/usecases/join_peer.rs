@@ -1,6 +1,7 @@
 //! A process joins with a token, or renews its certificate.
 
 use slipway_core::access::PeerRole;
+use slipway_core::id::AgentId;
 use slipway_identity::{IdentityError, Peer, request};
 use slipway_store::{JoinOutcome, NewPeer, StoreError};
 
@@ -41,7 +42,9 @@ pub async fn join_peer(
     request::public_key(certificate_request).map_err(JoinError::Request)?;
     let hash = token::hash(Kind::Join, token).ok_or(JoinError::Token("join_token_unknown"))?;
     let now = app.clock.now();
-    let id = app.rng.ulid(now);
+    // A machine of a pool was written down with its agent's id before it was started.
+    let planned = app.db.planned_agent(&hash).await?;
+    let id = planned.map_or_else(|| app.rng.ulid(now), |id: AgentId| id.to_string());
     let shown: String = name
         .chars()
         .filter(|c| !c.is_control())

@@ -42,6 +42,7 @@ impl Doctor {
         checks.push(packet_filter().await);
         checks.push(disk(server));
         checks.push(reachable(server).await);
+        checks.extend(pools(server).await);
         let bad = checks.iter().filter(|c| !c.good).count();
         if self.json {
             let all: Vec<_> = checks
@@ -211,4 +212,18 @@ async fn reachable(server: &Server) -> Check {
         },
         fix: "start one with `slipway up`, or name it with --server and --token",
     }
+}
+
+/// Whether pools of agents have the size that they should have.
+async fn pools(server: &Server) -> Option<Check> {
+    let degraded = super::pools::degraded(&Client::new(server).ok()?).await?;
+    Some(Check {
+        name: "pools",
+        good: degraded.is_empty(),
+        found: match degraded.is_empty() {
+            true => "as large as they should be".to_owned(),
+            false => degraded.join("; "),
+        },
+        fix: "`slipway pool explain <pool>` says more",
+    })
 }

@@ -6,6 +6,7 @@ pub(crate) mod deploy;
 pub(crate) mod doctor;
 pub(crate) mod explain;
 pub(crate) mod lint;
+pub(crate) mod pools;
 pub(crate) mod project;
 pub(crate) mod run;
 pub(crate) mod up;

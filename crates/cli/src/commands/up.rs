@@ -20,6 +20,9 @@ pub(crate) struct Up {
     /// Agents in this process.
     #[arg(long, default_value_t = 1)]
     agents: u32,
+    /// Beside them, agents as processes of their own: as many as there is work for, up to so many.
+    #[arg(long, default_value_t = 0)]
+    max_agents: u32,
     /// Stages at once per agent; 0 = one per processor.
     #[arg(long, default_value_t = 0)]
     slots: u32,
@@ -69,6 +72,7 @@ impl Up {
             host: self.listen,
             agents: self.agents,
             slots: self.slots,
+            max_agents: self.max_agents,
             allowed_sources: self.allowed_sources,
             environments: vec![
                 environment("staging", self.staging),

@@ -169,6 +169,8 @@ const TABLE: &[(&str, &str, Demand)] = &[
     ("slipway.v1.Rollouts", "Promote", Demand::Person),
     ("slipway.v1.Rollouts", "Pause", Demand::Person),
     ("slipway.v1.Rollouts", "Resume", Demand::Person),
+    // Its trigger brings a reader's token.
+    ("externalscaler.ExternalScaler", "*", Demand::Person),
     ("grpc.health.v1.Health", "*", Demand::Nothing),
     ("grpc.reflection.v1.ServerReflection", "*", Demand::Nothing),
     (

@@ -26,12 +26,23 @@ pub fn parse(schedule: &str) -> Result<Cron, String> {
 /// The first instant after `now` at which the schedule is due; `None` when it never is again.
 #[must_use]
 pub fn next(schedule: &str, now: Timestamp) -> Option<Timestamp> {
-    let cron = parse(schedule).ok()?;
-    let at: DateTime = jiff::Timestamp::from_millisecond(now.as_millis())
-        .ok()?
-        .to_zoned(TimeZone::UTC)
-        .datetime();
-    let due = cron.find_next_occurrence(&at, false).ok()?;
+    let due = parse(schedule).ok()?;
+    instant(due.find_next_occurrence(&civil(now)?, false).ok()?)
+}
+
+/// The last instant up to `now` at which the schedule was due; `None` when it never was.
+#[must_use]
+pub fn previous(schedule: &str, now: Timestamp) -> Option<Timestamp> {
+    let due = parse(schedule).ok()?;
+    instant(due.find_previous_occurrence(&civil(now)?, true).ok()?)
+}
+
+fn civil(at: Timestamp) -> Option<DateTime> {
+    let at = jiff::Timestamp::from_millisecond(at.as_millis()).ok()?;
+    Some(at.to_zoned(TimeZone::UTC).datetime())
+}
+
+fn instant(due: DateTime) -> Option<Timestamp> {
     let instant = due.to_zoned(TimeZone::UTC).ok()?.timestamp();
     Some(Timestamp::from_millis(instant.as_millisecond()))
 }
@@ -48,6 +59,17 @@ mod tests {
         assert_eq!(due, Some(1_795_575_600_000));
         let again = next("0 3 * * *", Timestamp::from_millis(1_795_575_600_000));
         assert_eq!(again.map(Timestamp::as_millis), Some(1_795_662_000_000));
+    }
+
+    #[test]
+    fn the_last_time_is_found_too_and_counts_when_it_is_now() {
+        let night = Timestamp::from_millis(1_795_575_600_000);
+        for now in [night, night.after(std::time::Duration::from_secs(3_600))] {
+            assert_eq!(previous("0 3 * * *", now), Some(night));
+        }
+        let before = night.before(std::time::Duration::from_millis(1));
+        let day = std::time::Duration::from_secs(86_400);
+        assert_eq!(previous("0 3 * * *", before), Some(night.before(day)));
     }
 
     #[test]

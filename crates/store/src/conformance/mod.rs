@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod audit;
+pub mod fleet;
 pub mod inbox;
 pub mod locks;
 pub mod queue;

@@ -7,6 +7,7 @@ mod hello;
 mod identities;
 mod leader;
 pub mod logs;
+mod scaler;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,6 +56,7 @@ pub async fn serve(app: Arc<App>, listener: TcpListener, shutdown: Shutdown) -> 
         .max_decoding_message_size(DECODE_MAX);
     let logs = LogsServer::new(logs::LogsService::new(Arc::clone(&app)))
         .max_decoding_message_size(DECODE_MAX);
+    let scaler = scaler::server(Arc::clone(&app));
     let admin =
         AdminServer::new(admin::AdminService::new(app)).max_decoding_message_size(DECODE_MAX);
     tonic::transport::Server::builder()
@@ -71,6 +73,7 @@ pub async fn serve(app: Arc<App>, listener: TcpListener, shutdown: Shutdown) -> 
         .add_service(agents)
         .add_service(logs)
         .add_service(admin)
+        .add_service(scaler)
         .serve_with_incoming_shutdown(incoming, async move {
             shutdown.cancelled().await;
         })

@@ -90,7 +90,7 @@ pub async fn drain(
     Ok(StatusCode::ACCEPTED)
 }
 
-/// Lets a quarantined or draining agent take work again.
+/// Lets a drained or quarantined agent take work again.
 #[utoipa::path(post, path = "/agents/{agent_id}/resume", tag = "agents", security(("token" = [])),
     params(("agent_id" = String, Path)),
     responses((status = 202), (status = 404, body = Problem), (status = 409, body = Problem)))]
@@ -103,18 +103,17 @@ pub async fn resume(
     let missing = || Problem::not_found("agent");
     let id: AgentId = id.parse().map_err(|_| missing())?;
     let row = app.db.agent(&id).await?.ok_or_else(missing)?;
+    if row.state == "gone" {
+        return Err(missing());
+    }
     let now = app.clock.now();
     app.db
         .audit(person.audit(now, "agent.resume", "agent", id.as_str()))
         .await?;
-    if !app.db.resume_agent(&id, now).await? {
-        return Err(Problem::conflict(
-            "not_stopped",
-            format!(
-                "the agent is {}; only quarantined and draining ones are resumed",
-                row.state
-            ),
-        ));
+    if !app.db.resume_agent(&id, now).await? && row.state != "ready" {
+        let detail =
+            "the agent's pool is taking it away; the pool starts another when one is needed";
+        return Err(Problem::new(StatusCode::CONFLICT, "agent_leaving", detail));
     }
     app.agent_state(id, AgentState::Ready).await;
     Ok(StatusCode::ACCEPTED)

@@ -14,6 +14,7 @@ pub mod flags;
 pub mod idempotency;
 pub mod logs;
 pub mod page;
+pub mod pools;
 pub mod repositories;
 pub mod time;
 pub mod tokens;
@@ -74,6 +75,10 @@ fn authenticated() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(agents::list))
         .routes(routes!(agents::drain))
         .routes(routes!(agents::resume))
+        .routes(routes!(pools::list))
+        .routes(routes!(pools::show, pools::put, pools::remove))
+        .routes(routes!(pools::explain))
+        .routes(routes!(pools::metric))
         .routes(routes!(agents::create_join_token))
         .routes(routes!(agents::remove))
         .routes(routes!(agents::queue))

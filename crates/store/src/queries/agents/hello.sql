@@ -1,4 +1,2 @@
-UPDATE agents SET boot_id = $2, slots = $3, facts = $4, connected_ms = $5, renewed_ms = $5,
-       state = CASE WHEN state = 'draining' THEN 'ready' ELSE state END,
-       reason = CASE WHEN state = 'draining' THEN NULL ELSE reason END
+UPDATE agents SET boot_id = $2, slots = $3, facts = $4, connected_ms = $5, renewed_ms = $5
  WHERE agent_id = $1 AND state <> 'gone'

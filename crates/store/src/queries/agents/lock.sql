@@ -1,0 +1,1 @@
+UPDATE agents SET state = state WHERE agent_id = $1

@@ -1,0 +1,1 @@
+DELETE FROM machine_tokens WHERE agent_id = $1

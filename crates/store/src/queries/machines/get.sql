@@ -1,0 +1,1 @@
+SELECT * FROM machines WHERE agent_id = $1

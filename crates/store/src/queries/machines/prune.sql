@@ -1,0 +1,1 @@
+DELETE FROM machines WHERE state = 'gone' AND gone_ms < $1

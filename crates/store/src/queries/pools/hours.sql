@@ -1,0 +1,1 @@
+SELECT pool, agent_ms FROM pool_hours WHERE day = $1

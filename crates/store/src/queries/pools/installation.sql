@@ -1,0 +1,1 @@
+SELECT name FROM installation WHERE id = 1

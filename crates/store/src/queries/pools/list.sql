@@ -1,0 +1,1 @@
+SELECT * FROM pools ORDER BY pool
