@@ -1,6 +1,7 @@
 //! The store's suites on both engines, and every statement read by both.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use slipway_store::conformance::{
     self, access, audit, fleet, inbox, locks, queue, results, rollouts,
@@ -177,4 +178,68 @@ async fn the_connection_that_writes_syncs_every_commit() {
     assert_eq!(now("synchronous").await, "2", "0 OFF, 1 NORMAL, 2 FULL");
     assert_eq!(now("journal_mode").await, "wal");
     assert_eq!(now("foreign_keys").await, "1");
+}
+
+/// I-18, in the statement: whoever was overtaken changes nothing, and its other writes go on.
+#[tokio::test]
+async fn ha_leader_fencing_a_write_of_an_older_epoch_is_refused() {
+    use slipway_core::id::AgentId;
+    use slipway_core::time::Timestamp;
+    use slipway_store::{AuditEntry, Standing, StoreError};
+    let Some(server) = Postgres::start() else {
+        return;
+    };
+    let settings = Settings::Postgres(server.database("leaders"));
+    let (old, new) = (
+        Db::open(&settings).await.unwrap(),
+        Db::open(&settings).await.unwrap(),
+    );
+    let (long, short) = (Duration::from_secs(60), Duration::from_millis(1));
+    let hello = |db: &Db| {
+        let db = db.clone();
+        let agent: AgentId = "01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().unwrap();
+        async move {
+            db.agent_hello(&agent, "boot", 1, "{}", Timestamp::from_millis(1))
+                .await
+        }
+    };
+    let first = old.take_lead("a", "https://a", short).await.unwrap();
+    let first = first.expect("nobody leads");
+    old.stand(Standing::Leading(first));
+    new.stand(Standing::Following);
+    hello(&old).await.unwrap();
+    let following = hello(&new).await;
+    assert!(
+        matches!(following, Err(StoreError::NotLeader)),
+        "{following:?}"
+    );
+    let second = slipway_tests::eventually("the lease ends", long, || async {
+        new.take_lead("b", "https://b", long).await.unwrap()
+    });
+    let second = second.await.unwrap();
+    assert_eq!(second, first + 1);
+    new.stand(Standing::Leading(second));
+    hello(&new).await.unwrap();
+    // It does not know yet that it was overtaken.
+    let (stale, other) = tokio::join!(
+        hello(&old),
+        old.audit(AuditEntry {
+            at: Timestamp::from_millis(2),
+            actor_type: "token".to_owned(),
+            actor_id: "a".to_owned(),
+            address: "127.0.0.1".to_owned(),
+            action: "look".to_owned(),
+            object_type: "none".to_owned(),
+            object_id: "none".to_owned(),
+            detail: serde_json::Value::Null,
+        })
+    );
+    assert!(matches!(stale, Err(StoreError::NotLeader)), "{stale:?}");
+    other.unwrap();
+    assert!(!old.keep_lead(first, "a", long).await.unwrap());
+    assert!(new.keep_lead(second, "b", long).await.unwrap());
+    assert_eq!(old.take_lead("a", "https://a", long).await.unwrap(), None);
+    new.give_up_lead(second, "b").await.unwrap();
+    let third = old.take_lead("a", "https://a", long).await.unwrap();
+    assert_eq!(third, Some(second + 1), "at once");
 }
