@@ -1,6 +1,6 @@
 # The front door. A recipe that grows becomes Rust.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench
+.PHONY: help setup demo test lint sim bench
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -16,6 +16,9 @@ demo: ## the main job on this machine: push, build, deploy, switch, roll back (D
 test: ## every test; what setup could install is required, not skipped
 	@set -e; required=$$(sh tests/setup.sh | tail -n 1); echo "$$required"; \
 	export "$$required"; cargo test --workspace
+
+sim: ## the seeded simulation: make sim SEEDS=200
+	SIM_SEEDS=$(or $(SEEDS),200) cargo test --release -p slipway-tests --test sim
 
 lint: ## formatting, clippy, dependency rules
 	cargo fmt --all --check
