@@ -1,6 +1,6 @@
 # The front door. A recipe that grows becomes Rust.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test nemesis lint bench
+.PHONY: help setup demo test nemesis lint sim bench
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -21,6 +21,9 @@ nemesis: ## N builds while processes are killed, frozen and cut off (N=200; SEED
 	@sh tests/setup.sh >/dev/null
 	cargo build --quiet -p slipway-tests --bins
 	@./target/debug/slipway-nemesis $(or $(N),200) $(SEED)
+
+sim: ## the seeded simulation: make sim SEEDS=200
+	SIM_SEEDS=$(or $(SEEDS),200) cargo test --release -p slipway-tests --test sim
 
 lint: ## formatting, clippy, dependency rules
 	cargo fmt --all --check

@@ -270,25 +270,43 @@ impl Scheduler {
         let now = self.app.clock.ticks();
         self.grantor.handle(now, Event::Tick);
         while let Some(action) = self.grantor.poll(now) {
-            match action {
-                Action::TakeBack((stage, attempt)) => {
-                    tracing::info!(stage = %stage, attempt, "taken back: declined, or nobody answered");
-                    self.app.db.take_back(&stage, i64::from(attempt)).await?;
-                    self.refresh_stage(&stage).await?;
-                }
-                Action::Expire((stage, attempt)) => {
-                    let number = i64::from(attempt);
-                    let lost = lose_attempt(&self.app, &stage, number, "agent_lost").await?;
-                    // Not by a nudge: this loop would wait for itself where they are many.
-                    self.refresh_stage(&stage).await?;
-                    if let Some(change) = lost.change {
-                        self.app.show_change(&change);
-                    }
-                    if let Some(agent) = lost.quarantined {
-                        self.hear(Nudge::State(agent, AgentState::Quarantined));
-                    }
-                }
+            let (Action::TakeBack(attempt) | Action::Expire(attempt)) = action.clone();
+            let done = match action {
+                Action::TakeBack(attempt) => self.take_back(attempt).await,
+                Action::Expire(attempt) => self.expire(attempt).await,
+            };
+            if let Err(error) = done {
+                // The lease has left the grantor: without this nobody would ever end the attempt.
+                self.grantor.handle(now, Event::Adopted(attempt));
+                return Err(error);
             }
+        }
+        Ok(())
+    }
+
+    async fn take_back(&mut self, (stage, attempt): Attempt) -> Result<(), StoreError> {
+        let number = i64::from(attempt);
+        if self.app.db.take_back(&stage, number).await? {
+            tracing::info!(stage = %stage, attempt, "taken back: declined, or nobody answered");
+        } else {
+            // It executes already, and only the word of that is late: its lease goes on.
+            let now = self.app.clock.ticks();
+            self.grantor
+                .handle(now, Event::Adopted((stage.clone(), attempt)));
+        }
+        self.refresh_stage(&stage).await
+    }
+
+    async fn expire(&mut self, (stage, attempt): Attempt) -> Result<(), StoreError> {
+        let number = i64::from(attempt);
+        let lost = lose_attempt(&self.app, &stage, number, "agent_lost").await?;
+        // Not by a nudge: this loop would wait for itself where they are many.
+        self.refresh_stage(&stage).await?;
+        if let Some(change) = lost.change {
+            self.app.show_change(&change);
+        }
+        if let Some(agent) = lost.quarantined {
+            self.hear(Nudge::State(agent, AgentState::Quarantined));
         }
         Ok(())
     }

@@ -10,5 +10,7 @@ mod outcome;
 mod state;
 
 pub use advance::{Need, RunsOn, StageView, Transition, advance};
-pub use outcome::{Ending, LossPolicy, Outcome, after_loss, derive_outcome, retry_delay};
+pub use outcome::{
+    Ending, LossPolicy, Outcome, after_loss, back_off_end, derive_outcome, retry_delay,
+};
 pub use state::{BuildStatus, StageState, UnknownState};

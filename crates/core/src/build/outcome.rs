@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::time::Timestamp;
+
 /// How an attempt ended, as the agent saw it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -106,9 +108,36 @@ pub fn retry_delay(losses: u32, jitter: u64) -> Duration {
     Duration::from_millis(base - spread / 2 + jitter % (spread + 1))
 }
 
+/// Longer than any back-off is.
+const BACK_OFF_MAX: Duration = Duration::from_secs(75);
+
+/// When a recorded back-off ends. One that would last longer than back-offs do was written by a clock
+/// that has been set back since, and is over: nobody waits until the year that it showed.
+#[must_use]
+pub fn back_off_end(recorded: Timestamp, now: Timestamp) -> Timestamp {
+    if recorded.since(now) > BACK_OFF_MAX {
+        Timestamp::EPOCH
+    } else {
+        recorded
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_back_makes_no_back_off_longer() {
+        let now = Timestamp::from_millis(1_700_000_000_000);
+        for jitter in [0, 7, u64::MAX] {
+            for losses in 0..9 {
+                let end = now.after(retry_delay(losses, jitter));
+                assert_eq!(back_off_end(end, now), end);
+                let back = now.before(Duration::from_secs(3_600));
+                assert!(back_off_end(end, back) <= back, "an hour too late");
+            }
+        }
+    }
 
     #[test]
     fn hostile_h047_success_with_a_bad_exit_code_is_a_failure() {

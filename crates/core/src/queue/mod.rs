@@ -162,6 +162,8 @@ impl Queue {
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use slipway_core::build::back_off_end;
 use slipway_core::id::{BuildId, RepoId, StageId};
 use slipway_core::lease::grantor::Event;
 use slipway_core::pipeline::Group;
@@ -18,7 +19,7 @@ enum Entry {
     Held(StageId, u32, Box<Held>),
 }
 
-fn read(row: &QueueRow) -> Option<Entry> {
+fn read(row: &QueueRow, now: Timestamp) -> Option<Entry> {
     let stage: StageId = row.stage_id.parse().ok()?;
     let build: BuildId = row.build_id.parse().ok()?;
     let repo: RepoId = row.repo_id.parse().ok()?;
@@ -44,7 +45,7 @@ fn read(row: &QueueRow) -> Option<Entry> {
             priority: u8::try_from(row.priority).unwrap_or(5),
             urgent: row.urgent == 1,
             ready_at: Timestamp::from_millis(row.ready_ms.unwrap_or(0)),
-            not_before: Timestamp::from_millis(row.not_before_ms),
+            not_before: back_off_end(Timestamp::from_millis(row.not_before_ms), now),
             labels: serde_json::from_str(&row.labels).unwrap_or_default(),
             group,
             build_group,
@@ -98,13 +99,14 @@ impl Scheduler {
     /// Makes the index say what the rows say; whether anything differed.
     fn apply(&mut self, build: &BuildId, rows: &[QueueRow], start: bool) -> bool {
         let mut changed = false;
+        let now = self.app.clock.now();
         let mut gone: BTreeMap<StageId, bool> = self
             .queue
             .of_build(build)
             .map(|stage| (stage.clone(), self.queue.holder(stage).is_some()))
             .collect();
         for row in rows {
-            match read(row) {
+            match read(row, now) {
                 Some(Entry::Waiting(mut waiting)) => {
                     let was_held = gone.remove(&waiting.stage);
                     waiting.near = self.near.get(build).cloned();
