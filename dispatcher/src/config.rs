@@ -136,11 +136,7 @@ impl Config {
         Ok(Settings {
             public_url: self.public_url.trim_end_matches('/').to_owned(),
             coordinator: self.coordinator.clone(),
-            grpc_url: if self.grpc_url.is_empty() {
-                format!("https://{}", self.grpc_address)
-            } else {
-                self.grpc_url.clone()
-            },
+            grpc_url: self.advertised(),
             durability: match (self.high_availability, self.accept_loss) {
                 (false, _) => Durability::NotAsked,
                 (true, true) => Durability::Warned,
@@ -153,11 +149,20 @@ impl Config {
         })
     }
 
+    /// How agents reach this dispatcher.
+    fn advertised(&self) -> String {
+        if self.grpc_url.is_empty() {
+            format!("https://{}", self.grpc_address)
+        } else {
+            self.grpc_url.clone()
+        }
+    }
+
     /// With what was left empty filled in.
     fn fleet(&self) -> FleetConfig {
         let mut fleet = self.fleet.clone();
         if fleet.dispatcher.is_empty() {
-            fleet.dispatcher = format!("http://{}", self.grpc_address);
+            fleet.dispatcher = self.advertised();
         }
         if fleet.directory.as_os_str().is_empty() {
             fleet.directory = self.data_dir.join("fleet");

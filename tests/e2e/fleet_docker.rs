@@ -62,7 +62,7 @@ async fn containers_keep_the_contract_and_execute_a_stage_from_zero_agents() {
     let dir = tempfile::tempdir().expect("a folder");
     let config = FleetConfig {
         directory: dir.path().to_owned(),
-        dispatcher: "http://127.0.0.1:1".to_owned(),
+        dispatcher: "https://127.0.0.1:1".to_owned(),
         ..FleetConfig::default()
     };
     let installation = format!("test-{}", std::process::id());

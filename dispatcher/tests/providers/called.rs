@@ -43,7 +43,7 @@ async fn answer(
             assert_eq!(header("idempotency-key"), format!("start/{agent}"));
             assert_eq!(
                 question["environment"]["SLIPWAY_AGENT_JOIN_TOKEN"],
-                "slpj_secret"
+                format!("slpj_secret.{}", "0".repeat(64))
             );
             let count = machines.len();
             let known = machines

@@ -19,7 +19,7 @@ use slipway_dispatcher::fleet::{FleetProvider as _, Target};
 pub(crate) fn config(dir: &Path) -> FleetConfig {
     FleetConfig {
         directory: dir.to_owned(),
-        dispatcher: "http://127.0.0.1:1".to_owned(),
+        dispatcher: "https://127.0.0.1:1".to_owned(),
         // Something that lives until it is asked to end, as an agent does.
         command: [
             "/bin/sh",
