@@ -20,6 +20,10 @@ use world::{Mode, Verdict, World};
 /// Seeds of an ordinary run of the tests.
 const SEEDS: u64 = 20;
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test has no settings of its own"
+)]
 fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
