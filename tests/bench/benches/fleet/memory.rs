@@ -176,7 +176,7 @@ async fn fill(db: &Db) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub async fn resident() -> anyhow::Result<()> {
+pub(crate) async fn resident() -> anyhow::Result<()> {
     let place = Place::new()?;
     let dispatcher = place.dispatcher().await?;
     let (agent, cache) = place.agent().await?;

@@ -93,7 +93,7 @@ fn decision(stages: u64, repositories: u64) -> f64 {
     (clock.monotonic() - began).as_secs_f64() * 1e6 / f64::from(DECISIONS)
 }
 
-pub fn cost() {
+pub(crate) fn cost() {
     let short = decision(1_000, 10);
     let long = decision(100_000, 10);
     super::print("plan_cost_100k", long, "us", "1000_queued", short);
