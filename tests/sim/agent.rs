@@ -150,6 +150,10 @@ impl Agent {
     }
 
     pub(crate) fn hear(&mut self, now: Timestamp, message: ToAgent) -> Vec<Deed> {
+        // A stream begins with its welcome, and is welcomed once.
+        if self.connected == matches!(message, ToAgent::Welcome(_)) {
+            return Vec::new();
+        }
         self.heard = now;
         let mut deeds = Vec::new();
         match message {

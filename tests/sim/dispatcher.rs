@@ -114,7 +114,18 @@ impl Dispatcher {
         }
     }
 
-    #[expect(clippy::too_many_lines, reason = "one arm per message")]
+    /// The stream that a message counts for: `None` when it is of an older one, or of one that ended
+    /// with the last process.
+    fn stream(&self, from: &AgentId, message: &ToDispatcher) -> Option<u32> {
+        let known = self.sessions.get(from).copied();
+        match message {
+            ToDispatcher::Hello(session, ..) => known
+                .is_none_or(|known| *session >= known)
+                .then_some(*session),
+            _ => known,
+        }
+    }
+
     pub(crate) fn hear(
         &mut self,
         turn: &mut Turn<'_>,
@@ -128,13 +139,8 @@ impl Dispatcher {
                 held && row.attempt == *attempt && row.agent.as_ref() == Some(from)
             })
         };
-        let known = self.sessions.get(from).copied();
-        let session = match (&message, known) {
-            (ToDispatcher::Hello(session, ..), None) => *session,
-            (ToDispatcher::Hello(session, ..), Some(known)) if *session >= known => *session,
-            // Of an older stream, or of one that ended with the last process.
-            (ToDispatcher::Hello(..), _) | (_, None) => return Ok(()),
-            (_, Some(known)) => known,
+        let Some(session) = self.stream(from, &message) else {
+            return Ok(());
         };
         match message {
             ToDispatcher::Hello(session, slots, named) => {

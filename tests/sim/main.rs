@@ -22,7 +22,7 @@ const SEEDS: u64 = 20;
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "a test's only setting: how many seeds, and which"
+    reason = "a test has no settings of its own"
 )]
 fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())

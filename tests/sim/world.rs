@@ -317,7 +317,10 @@ impl World {
     }
 
     fn send(&mut self, event: Event) {
-        if self.rng.chance(self.trouble.doubled) {
+        // To the dispatcher an agent's older streams are still read; to an agent there is one stream,
+        // and a stream doubles nothing.
+        let both = matches!(event, Event::ToDispatcher(..));
+        if both && self.rng.chance(self.trouble.doubled) {
             self.note("doubled");
             let after = 1 + self.rng.below(self.trouble.delay * 10);
             self.later(after, event.clone());

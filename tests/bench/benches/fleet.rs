@@ -35,6 +35,7 @@ const SINGLE: &str =
     "version: 1\ndefaults: { image: \"x:1\" }\nstages:\n  a: { commands: [\"true\"] }\n";
 
 fn main() -> anyhow::Result<()> {
+    slipway_daemon::start::install_crypto();
     plan::cost();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -67,9 +67,10 @@ pub(super) fn suits(
     Ok(())
 }
 
-/// Whether an agent counts when homes are looked for: busy ones do.
+/// Whether an agent counts when homes, or somebody else for a lost stage, are looked for: busy ones do.
 pub(super) fn present(agent: &Agent) -> bool {
-    agent.connected && agent.state == AgentState::Ready
+    let heard = agent.connected && agent.silent <= agent.silent_max;
+    heard && agent.state == AgentState::Ready
 }
 
 fn has_labels(agent: &Agent, kind: &Kind) -> Result<(), Unfit> {

@@ -248,6 +248,10 @@ fn the_agent_that_lost_a_stage_does_not_get_it_again_while_there_is_another() {
     let other = stage(9, 1);
     queue.hold(other.stage.clone(), held(&other, &ids[1]));
     assert!(queue.plan(&agents, NOW).assignments.is_empty());
+    // One that says nothing any more is as good as gone.
+    let mut silent = agents.clone();
+    silent.get_mut(&ids[1]).unwrap().silent = Duration::from_secs(41);
+    assert_eq!(queue.plan(&silent, NOW).assignments[0].agent, ids[0]);
     // Alone in the fleet it must try again itself.
     agents.remove(&ids[1]);
     assert_eq!(queue.plan(&agents, NOW).assignments[0].agent, ids[0]);
