@@ -16,6 +16,7 @@ mod place;
 mod power;
 mod rollout;
 mod stories;
+mod storm;
 
 use std::path::Path;
 

@@ -104,6 +104,11 @@ impl Place {
         }
     }
 
+    /// The dispatcher's gRPC address.
+    pub(crate) fn grpc(&self) -> String {
+        format!("https://{}", self.grpc)
+    }
+
     pub(crate) fn dir(&self) -> &Path {
         &self.files
     }

@@ -8,6 +8,7 @@ mod forks;
 mod names;
 mod operators;
 mod peers;
+mod poison;
 mod pools;
 mod rest;
 mod roles;

@@ -13,6 +13,7 @@ struct Inner {
     heads: BTreeMap<String, Vec<(String, String)>>,
     ancestors: Vec<(String, String)>,
     broken: bool,
+    poison: Option<String>,
 }
 
 /// Repositories made of what was put in. Cheap to clone; clones share.
@@ -49,6 +50,11 @@ impl FakeSource {
         self.with(|inner| inner.ancestors.push((older.to_owned(), newer.to_owned())));
     }
 
+    /// Makes reading this commit bring its reader down.
+    pub fn set_poison(&self, sha: &str) {
+        self.with(|inner| inner.poison = Some(sha.to_owned()));
+    }
+
     /// Makes every call fail, or not any more.
     pub fn set_broken(&self, broken: bool) {
         self.with(|inner| inner.broken = broken);
@@ -58,6 +64,11 @@ impl FakeSource {
 #[async_trait]
 impl Source for FakeSource {
     async fn commit(&self, wanted: &Wanted) -> Result<Commit, SourceError> {
+        let poison = self.with(|inner| inner.poison.clone());
+        assert!(
+            poison.as_ref() != Some(&wanted.sha),
+            "a commit that brings its reader down"
+        );
         self.with(|inner| {
             if inner.broken {
                 return Err(SourceError::Unavailable("broken on purpose".into()));
