@@ -290,3 +290,18 @@ async fn hostile_h051_what_is_no_message_ends_the_stream_and_nothing_else() {
     let _others_are_served = BareAgent::join(&cluster).await;
     cluster.stop().await;
 }
+
+#[tokio::test]
+async fn an_agent_of_another_time_is_told_which_side_to_update() {
+    let cluster = empty().await;
+    let own = BareAgent::identity(&cluster, "agent").await;
+    for (version, words) in [(0, "update the agent"), (99, "update the dispatcher")] {
+        let mut other = hello();
+        other.version = version;
+        let refused = BareAgent::link(&cluster, &own, Out::Hello(other)).await;
+        let refused = refused.expect_err("refused");
+        assert_eq!(refused.code(), Code::FailedPrecondition);
+        assert!(refused.message().contains(words), "{refused}");
+    }
+    cluster.stop().await;
+}

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use slipway_proto::v1::Facts;
+use slipway_tests::bare::hello;
 use slipway_tests::cluster::FAKE_URL;
-use slipway_tests::{Cluster, Hook};
+use slipway_tests::{BareAgent, Cluster, Hook, Parts};
 
 const SOON: Duration = Duration::from_secs(20);
 const ZERO: &str = "0000000000000000000000000000000000000000";
@@ -82,6 +84,39 @@ async fn built(cluster: &Cluster, hook: &Hook, delivery: &str) -> Value {
     assert_eq!(row["state"], "built", "{row}");
     let id = row["build_id"].as_str().unwrap_or_else(|| panic!("{row}"));
     cluster.rest.build_ended(id, SOON).await.expect("answered")
+}
+
+const PLAIN: &str = "version: 1\non:\n  pull_request:\nstages:\n  make:\n    image: slipway-busybox:1\n    commands: [make]\n";
+
+#[tokio::test]
+async fn code_from_outside_waits_for_an_agent_that_has_proven_its_sandbox() {
+    let parts = Parts {
+        agents: 0,
+        ..Parts::default()
+    };
+    let cluster = Cluster::start_with(parts).await;
+    let repo = cluster.rest.add_repository(FAKE_URL).await.unwrap();
+    let hook = cluster.rest.add_hook(&repo, "github").await.unwrap();
+    let mut unproven = BareAgent::join(&cluster).await;
+    let theirs = cluster.commit(1, PLAIN);
+    let waits = async {
+        // It is asked for at once, and yet not given to whom has proven nothing.
+        assert!(unproven.assigned(Duration::from_secs(1)).await.is_none());
+        let queue = cluster.rest.get("/queue").await.unwrap();
+        let reason = queue[0]["reason"].as_str().unwrap_or_default().to_owned();
+        assert!(reason.contains("slipway doctor --agent"), "{queue}");
+        let mut proven = hello();
+        proven.facts = Some(Facts {
+            strict_proven: true,
+            ..Facts::default()
+        });
+        let mut proven = BareAgent::join_with(&cluster, proven).await;
+        let assign = proven.assigned(SOON).await.expect("assigned");
+        proven.succeed(assign.attempt).await;
+    };
+    let (build, ()) = tokio::join!(requested(&cluster, &hook, &theirs, 666), waits);
+    assert_eq!(build["status"], "passed", "{build}");
+    cluster.stop().await;
 }
 
 /// Status and reason by stage.

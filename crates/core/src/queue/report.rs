@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::pipeline::Group;
+use crate::trigger::outside::PROVEN;
 
 /// Why one agent does not take a stage.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,6 +57,10 @@ impl fmt::Display for Unfit {
             Self::Silent => f.write_str("the agent is not connected"),
             Self::DiskFull => f.write_str("less than 15 % of the agent's disk is free"),
             Self::UnderPressure => f.write_str("the agent's processors or memory are overloaded"),
+            Self::Label(name, _) if name == PROVEN.0 => f.write_str(
+                "it is code from outside, and no agent has proven its strict sandbox \
+                 (`slipway doctor --agent` on an agent's host does, or says why not)",
+            ),
             Self::Label(name, value) => match name.strip_prefix('!') {
                 Some(absent) => write!(f, "no agent without the label `{absent}`"),
                 None => write!(f, "no agent with `{name}={value}`"),

@@ -26,6 +26,9 @@ use crate::loops::scheduling::Nudge;
 use crate::state::{App, Lead};
 use crate::usecases::accept_result::{accept_result, record};
 
+/// Versions of the agents' conversation that are understood.
+const VERSIONS: std::ops::RangeInclusive<u32> = 1..=1;
+
 /// The service.
 pub struct AgentsService {
     app: Arc<App>,
@@ -62,6 +65,7 @@ impl Agents for AgentsService {
                 "the first message must be `hello`",
             ));
         };
+        understands(&hello)?;
         let (sender, receiver) = mpsc::channel(OUTBOX);
         let session = begin(&self.app, &agent, &hello, epoch, sender.clone()).await?;
         let app = Arc::clone(&self.app);
@@ -86,6 +90,26 @@ impl Agents for AgentsService {
             object_key: key.as_str().to_owned(),
         }))
     }
+}
+
+/// Whether both speak the same conversation. What is added to it later is optional on both sides; only
+/// what an older side would misunderstand raises the number.
+fn understands(hello: &v1::Hello) -> Result<(), Status> {
+    if VERSIONS.contains(&hello.version) {
+        return Ok(());
+    }
+    let which = if hello.version > *VERSIONS.end() {
+        "update the dispatcher"
+    } else {
+        "update the agent"
+    };
+    Err(Status::failed_precondition(format!(
+        "unknown_version: the agent speaks version {} of the conversation, and this dispatcher {} to \
+         {}; {which}",
+        hello.version,
+        VERSIONS.start(),
+        VERSIONS.end(),
+    )))
 }
 
 /// Welcomes the agent and opens its session.
