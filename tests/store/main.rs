@@ -73,6 +73,7 @@ suites! {
     queue::a_lost_attempt_is_queued_again_once,
     queue::a_stage_is_assigned_once,
     queue::a_quarantined_agent_gets_nothing_until_it_is_resumed,
+    queue::a_long_queue_is_read_in_parts,
     queue::what_stages_took_is_the_last_ten_of_the_pipeline,
     queue::an_unanswered_assignment_is_taken_back,
     queue::fencing_stale_result_rejected,

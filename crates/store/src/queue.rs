@@ -75,6 +75,11 @@ pub struct Assignment {
 }
 
 #[derive(sqlx::FromRow)]
+struct Page {
+    build_id: String,
+}
+
+#[derive(sqlx::FromRow)]
 struct Duration {
     stage_name: String,
     duration: i64,
@@ -87,6 +92,28 @@ impl Db {
     /// When the database is away.
     pub async fn queue(&self) -> Result<Vec<QueueRow>, StoreError> {
         self.rows(sql!("build_stages/queue"), args![]).await
+    }
+
+    /// A part of the same: about 2,000 stages of the builds after one, and the build it ends with;
+    /// `None` when it is the last part.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn queue_after(
+        &self,
+        after: Option<&BuildId>,
+    ) -> Result<(Vec<QueueRow>, Option<BuildId>), StoreError> {
+        let after = after.map_or("", BuildId::as_str);
+        let end: Option<Page> = self
+            .row(sql!("build_stages/queue_page_end"), args![after])
+            .await?;
+        let end = end.and_then(|page| page.build_id.parse::<BuildId>().ok());
+        // No id is greater than this, in any collation.
+        let to = end
+            .as_ref()
+            .map_or("ZZZZZZZZZZZZZZZZZZZZZZZZZZZ", BuildId::as_str);
+        let rows = self.rows(sql!("build_stages/queue_between"), args![after, to]);
+        Ok((rows.await?, end))
     }
 
     /// The same for one build.

@@ -1,7 +1,7 @@
 //! Ready stages go to agents, and leases end: the driver of `core::queue` and `core::lease`.
 //!
 //! Holds the queue's index and all deadlines in memory, made anew from the store at start. Events
-//! drive it; a sweep re-reads the store every few seconds, and whatever it finds that no event
+//! drive it; a sweep re-reads the store, a part every few seconds, and whatever it finds that no event
 //! announced is counted (`slipway_sweep_rescues_total`), because that is a defect.
 
 pub mod demand;
@@ -87,13 +87,15 @@ struct Scheduler {
     /// Where a build's last stage was executed.
     near: BTreeMap<BuildId, AgentId>,
     rescues: u64,
+    /// The last build that the sweep looked at; `None` = it begins anew.
+    swept_to: Option<BuildId>,
 }
 
 /// Runs until shutdown.
 pub async fn run(app: Arc<App>, nudges: Shared<Nudge>, shutdown: Shutdown) {
     let mut nudges = nudges.lock().await;
     let mut scheduler = Scheduler::new(app);
-    while let Err(error) = scheduler.reload(true).await {
+    while let Err(error) = scheduler.load().await {
         scheduler
             .app
             .health
@@ -150,6 +152,7 @@ impl Scheduler {
             since: BTreeMap::new(),
             near: BTreeMap::new(),
             rescues: 0,
+            swept_to: None,
         }
     }
 
@@ -177,7 +180,7 @@ impl Scheduler {
             self.refresh(&build).await?;
         }
         if swept {
-            self.reload(false).await?;
+            self.sweep().await?;
             self.app.logs.sweep().await;
         }
         self.judge_leases().await?;

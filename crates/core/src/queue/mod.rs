@@ -22,6 +22,7 @@ mod shard;
 mod snapshot;
 
 use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::time::Duration;
 
 use crate::id::{AgentId, BuildId, RepoId, StageId};
@@ -135,6 +136,20 @@ impl Queue {
     /// The builds that have a stage here.
     pub fn builds(&self) -> impl Iterator<Item = &BuildId> {
         self.index.builds.keys()
+    }
+
+    /// Those of them after one, up to and with another; `None` = no bound.
+    pub fn builds_between(
+        &self,
+        after: Option<&BuildId>,
+        to: Option<&BuildId>,
+    ) -> impl Iterator<Item = &BuildId> {
+        let after = after.map_or(Unbounded, Excluded);
+        let to = to.map_or(Unbounded, Included);
+        self.index
+            .builds
+            .range::<BuildId, _>((after, to))
+            .map(|(build, _)| build)
     }
 
     /// The stages of a build that wait or are held.

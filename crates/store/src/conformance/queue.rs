@@ -280,3 +280,31 @@ pub async fn what_stages_took_is_the_last_ten_of_the_pipeline(db: Db) {
     // Of 1–11, which passed, the last ten.
     assert_eq!(took, (2..=11).map(|n| n * 1_000).collect::<Vec<_>>());
 }
+
+/// Every build of a long queue is in exactly one part, whole.
+pub async fn a_long_queue_is_read_in_parts(db: Db) {
+    repository(&db).await;
+    for n in 1..=9 {
+        let stages = (1..=500).map(|s| stage(n, s, &[])).collect();
+        db.create_build(new_build(n, stages)).await.expect("stored");
+    }
+    let (mut after, mut parts, mut seen) = (None, 0, Vec::new());
+    loop {
+        let (rows, end) = db.queue_after(after.as_ref()).await.expect("readable");
+        assert!(rows.len() <= 2_500, "{}", rows.len());
+        let mut builds: Vec<String> = rows.iter().map(|row| row.build_id.clone()).collect();
+        builds.dedup();
+        for build in &builds {
+            let of_build = rows.iter().filter(|row| row.build_id == *build);
+            assert_eq!(of_build.count(), 500, "a part of {build}");
+        }
+        seen.extend(builds);
+        parts += 1;
+        after = end;
+        if after.is_none() {
+            break;
+        }
+    }
+    let all: Vec<String> = (1..=9).map(|n| build_id(n).to_string()).collect();
+    assert_eq!((parts, seen), (2, all));
+}

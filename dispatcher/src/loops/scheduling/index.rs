@@ -1,6 +1,6 @@
 //! Keeping the index equal to the store.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use slipway_core::build::back_off_end;
@@ -65,27 +65,47 @@ fn read(row: &QueueRow, now: Timestamp) -> Option<Entry> {
     Some(Entry::Held(stage, attempt, Box::new(held)))
 }
 
-impl Scheduler {
-    /// Re-reads everything. After the start whatever differs was not announced, and is counted.
-    pub(super) async fn reload(&mut self, start: bool) -> Result<(), StoreError> {
-        let rows = self.app.db.queue().await?;
-        let mut by_build: BTreeMap<BuildId, Vec<QueueRow>> = BTreeMap::new();
-        for row in rows {
-            if let Ok(build) = row.build_id.parse::<BuildId>() {
-                by_build.entry(build).or_default().push(row);
-            }
+fn by_build(rows: Vec<QueueRow>) -> BTreeMap<BuildId, Vec<QueueRow>> {
+    let mut builds: BTreeMap<BuildId, Vec<QueueRow>> = BTreeMap::new();
+    for row in rows {
+        if let Ok(build) = row.build_id.parse::<BuildId>() {
+            builds.entry(build).or_default().push(row);
         }
-        let mut known: BTreeSet<BuildId> = self.queue.builds().cloned().collect();
-        known.extend(by_build.keys().cloned());
-        for build in known {
-            let rows = by_build.remove(&build).unwrap_or_default();
-            let changed = self.apply(&build, &rows, start);
-            if changed && !start {
+    }
+    builds
+}
+
+impl Scheduler {
+    /// Reads everything, at the start.
+    pub(super) async fn load(&mut self) -> Result<(), StoreError> {
+        let rows = self.app.db.queue().await?;
+        let mut builds = by_build(rows);
+        for known in self.queue.builds() {
+            builds.entry(known.clone()).or_default();
+        }
+        for (build, rows) in builds {
+            self.apply(&build, &rows, true);
+        }
+        Ok(())
+    }
+
+    /// Re-reads the next part of everything: a long queue is read in several sweeps, so that none
+    /// holds up what is placed meanwhile. Whatever differs was not announced, and is counted.
+    pub(super) async fn sweep(&mut self) -> Result<(), StoreError> {
+        let after = self.swept_to.take();
+        let (rows, end) = self.app.db.queue_after(after.as_ref()).await?;
+        let mut builds = by_build(rows);
+        for known in self.queue.builds_between(after.as_ref(), end.as_ref()) {
+            builds.entry(known.clone()).or_default();
+        }
+        for (build, rows) in builds {
+            if self.apply(&build, &rows, false) {
                 self.rescues += 1;
                 tracing::warn!(build = %build, "the sweep found a change that nobody announced");
                 crate::metrics::sweep_rescue(&self.app.health);
             }
         }
+        self.swept_to = end;
         Ok(())
     }
 
