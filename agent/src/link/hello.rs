@@ -16,7 +16,7 @@ impl Link {
         match self.shared.sandbox.engine().await {
             Ok(engine) => {
                 facts.strict_proven =
-                    self.trusts_sandbox || Proof::of_strict(&self.data_dir, &engine.version);
+                    self.trusts_sandbox || Proof::of_strict(&self.data_dir, &engine);
                 facts.engine_version = engine.version;
                 facts.buildkit = engine.buildkit;
                 facts.reproducible_images = engine.reproducible_images;

@@ -206,7 +206,7 @@ pub async fn probe(config: &Config, clock: &Clock, rng: &Rng) -> anyhow::Result<
         inside::try_from_inside(&bench, profile, &mut report).await?;
         trials::try_limits(&bench, profile, &mut report).await?;
     }
-    let proof = Proof::new(&said.version, report.proves_strict(), clock.now());
+    let proof = Proof::new(&said, report.proves_strict(), clock.now());
     proof.save(&config.data_dir)?;
     Ok(report)
 }

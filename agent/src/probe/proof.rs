@@ -7,6 +7,7 @@ use slipway_core::digest::Digest;
 use slipway_core::pipeline::Sandbox as Profile;
 use slipway_core::time::Timestamp;
 
+use crate::sandbox::EngineSaid;
 use crate::sandbox::profile::confine;
 
 /// Below the agent's folder.
@@ -18,6 +19,8 @@ pub struct Proof {
     /// Whether the strict profile holds.
     pub strict: bool,
     engine: String,
+    /// Whether the engine remapped users: switching that off later is another sandbox.
+    user_namespaces: bool,
     kernel: String,
     agent: String,
     /// Digest of the profiles' settings.
@@ -43,10 +46,11 @@ fn profiles() -> String {
 }
 
 impl Proof {
-    pub(super) fn new(engine: &str, strict: bool, now: Timestamp) -> Self {
+    pub(super) fn new(engine: &EngineSaid, strict: bool, now: Timestamp) -> Self {
         Self {
             strict,
-            engine: engine.to_owned(),
+            engine: engine.version.clone(),
+            user_namespaces: engine.user_namespaces,
             kernel: kernel(),
             agent: env!("CARGO_PKG_VERSION").to_owned(),
             profiles: profiles(),
@@ -68,7 +72,7 @@ impl Proof {
     /// Whether the strict profile is proven for this engine, kernel and version. A file that is not
     /// there, cannot be read, or is of something else, proves nothing.
     #[must_use]
-    pub fn of_strict(dir: &Path, engine: &str) -> bool {
+    pub fn of_strict(dir: &Path, engine: &EngineSaid) -> bool {
         let Ok(bytes) = std::fs::read(Self::path(dir)) else {
             return false;
         };
@@ -84,17 +88,28 @@ impl Proof {
 mod tests {
     use super::*;
 
+    fn engine(version: &str, user_namespaces: bool) -> EngineSaid {
+        EngineSaid {
+            version: version.to_owned(),
+            buildkit: true,
+            reproducible_images: true,
+            user_namespaces,
+        }
+    }
+
     #[test]
     fn a_proof_is_good_for_what_was_probed_and_for_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(!Proof::of_strict(dir.path(), "26.1"), "nothing was probed");
-        let at = Timestamp::from_millis(5);
-        Proof::new("26.1", true, at).save(dir.path()).unwrap();
-        assert!(Proof::of_strict(dir.path(), "26.1"));
-        assert!(!Proof::of_strict(dir.path(), "27.0"), "another engine");
-        Proof::new("26.1", false, at).save(dir.path()).unwrap();
-        assert!(!Proof::of_strict(dir.path(), "26.1"), "it did not hold");
+        let (probed, at) = (engine("26.1", true), Timestamp::from_millis(5));
+        assert!(!Proof::of_strict(dir.path(), &probed), "nothing was probed");
+        Proof::new(&probed, true, at).save(dir.path()).unwrap();
+        assert!(Proof::of_strict(dir.path(), &probed));
+        for other in [engine("27.0", true), engine("26.1", false)] {
+            assert!(!Proof::of_strict(dir.path(), &other), "{other:?}");
+        }
+        Proof::new(&probed, false, at).save(dir.path()).unwrap();
+        assert!(!Proof::of_strict(dir.path(), &probed), "it did not hold");
         std::fs::write(dir.path().join(FILE), "{}").unwrap();
-        assert!(!Proof::of_strict(dir.path(), "26.1"), "unreadable");
+        assert!(!Proof::of_strict(dir.path(), &probed), "unreadable");
     }
 }
