@@ -38,15 +38,29 @@ async fn pool(place: &Place) -> Value {
     place.rest.get("/pools/burst").await.expect("a pool")
 }
 
-/// Processes whose command line names a settings file below this folder.
+/// Processes whose command line names a settings file below this folder. A child of one of them that has
+/// been forked and not yet become git or nft still has its command line, and is no agent.
 fn agents_below(dir: &Path) -> Vec<String> {
     let needle = dir.join("dispatcher/fleet").display().to_string();
-    let lines = std::fs::read_dir("/proc").expect("readable").flatten();
-    let lines = lines.filter_map(|e| std::fs::read(e.path().join("cmdline")).ok());
-    lines
-        .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
-        .filter(|line| line.contains(&needle))
-        .collect()
+    let mut found = std::collections::BTreeMap::new();
+    for entry in std::fs::read_dir("/proc").expect("readable").flatten() {
+        let Ok(line) = std::fs::read(entry.path().join("cmdline")) else {
+            continue;
+        };
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        let status = std::fs::read_to_string(entry.path().join("status"));
+        let parent = status.ok().and_then(|text| {
+            let parent = text.lines().find_map(|l| l.strip_prefix("PPid:"))?;
+            Some(parent.trim().to_owned())
+        });
+        if let (true, Some(parent)) = (line.contains(&needle), parent) {
+            let pid = entry.file_name().to_string_lossy().into_owned();
+            found.insert(pid, (parent, line));
+        }
+    }
+    let is_child = |parent: &String| found.contains_key(parent);
+    let agents = found.values().filter(|(parent, _)| !is_child(parent));
+    agents.map(|(_, line)| line.clone()).collect()
 }
 
 pub(crate) async fn build(place: &Place, pipeline: &str) -> (String, Instant) {
