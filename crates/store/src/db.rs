@@ -179,15 +179,6 @@ impl Db {
         })
     }
 
-    /// The same for a statement that answers with a row.
-    pub(crate) async fn alone_row<T: Rows>(
-        &self,
-        statement: &'static str,
-        args: Vec<Arg>,
-    ) -> Result<Option<T>, StoreError> {
-        self.row(statement, args).await
-    }
-
     /// Closes every connection; queued writes are answered first.
     pub async fn close(&self) {
         self.writer().close().await;

@@ -39,7 +39,7 @@ impl Db {
         self.alone(sql!("leaders/found"), args![]).await?;
         let statement = sql_pair!(self, "leaders/take");
         let args = args![holder, address, millis(ttl)];
-        let taken: Option<LeaderRow> = self.alone_row(statement, args).await?;
+        let taken: Option<LeaderRow> = self.row(statement, args).await?;
         Ok(taken.map(|row| row.epoch))
     }
 

@@ -98,13 +98,18 @@ impl Tx {
         Ok(self.rows(statement, args).await?.into_iter().next())
     }
 
-    /// Asks something of our own making; how many rows came.
-    async fn ask(&mut self, statement: String) -> Result<usize, StoreError> {
-        let statement = sqlx::raw_sql(sqlx::AssertSqlSafe(statement));
-        Ok(match self {
-            Self::Sqlite(c) => statement.fetch_all(&mut **c).await?.len(),
-            Self::Postgres(c) => statement.fetch_all(&mut **c).await?.len(),
-        })
+    /// Begins on PostgreSQL; whether `epoch` still leads. The row's key is shared until the transaction
+    /// ends, so that nobody takes over meanwhile.
+    async fn begin_fenced(&mut self, epoch: Option<i64>) -> Result<bool, StoreError> {
+        let (Some(epoch), Self::Postgres(c)) = (epoch, &mut *self) else {
+            self.control("BEGIN").await?;
+            return Ok(true);
+        };
+        let statement = format!(
+            "BEGIN; SELECT 1 FROM leaders WHERE name = 'dispatcher' AND epoch = {epoch} FOR KEY SHARE"
+        );
+        let asked = sqlx::raw_sql(sqlx::AssertSqlSafe(statement));
+        Ok(asked.fetch_all(&mut **c).await?.len() == 1)
     }
 
     async fn control(&mut self, statement: &'static str) -> Result<(), StoreError> {
@@ -133,28 +138,26 @@ enum Pool {
 impl Pool {
     /// Begins; and, in the same round trip, asks whether `epoch` still leads.
     async fn begin(&mut self, epoch: Option<i64>) -> Result<(Tx, bool), StoreError> {
-        let postgres = fenced_begin(epoch);
-        let (mut tx, begin) = match self {
-            // IMMEDIATE: the lock is taken now, not at the first write, where it could deadlock.
+        match self {
+            // One process has the file: nobody can have taken over.
             Self::Sqlite(pool) => {
-                let begin = "BEGIN IMMEDIATE".to_owned();
-                // One process has the file: nobody can have taken over.
                 let mut tx = Tx::Sqlite(pool.acquire().await?);
-                tx.ask(begin).await?;
-                return Ok((tx, true));
+                // IMMEDIATE: the lock is taken now, not at the first write, where it could deadlock.
+                tx.control("BEGIN IMMEDIATE").await?;
+                Ok((tx, true))
             }
             Self::Postgres(pool, kept) => {
                 if let Some(kept) = kept.take() {
                     let mut tx = Tx::Postgres(kept);
-                    if let Ok(rows) = tx.ask(postgres.clone()).await {
-                        return Ok((tx, epoch.is_none() || rows == 1));
+                    if let Ok(leads) = tx.begin_fenced(epoch).await {
+                        return Ok((tx, leads));
                     }
                 }
-                (Tx::Postgres(pool.acquire().await?), postgres)
+                let mut tx = Tx::Postgres(pool.acquire().await?);
+                let leads = tx.begin_fenced(epoch).await?;
+                Ok((tx, leads))
             }
-        };
-        let rows = tx.ask(begin).await?;
-        Ok((tx, epoch.is_none() || rows == 1))
+        }
     }
 
     /// For the next transaction.
@@ -162,16 +165,6 @@ impl Pool {
         if let (Self::Postgres(_, kept), Tx::Postgres(connection)) = (self, tx) {
             *kept = Some(connection);
         }
-    }
-}
-
-/// PostgreSQL: the row's key is shared until the transaction ends, so that nobody takes over meanwhile.
-fn fenced_begin(epoch: Option<i64>) -> String {
-    match epoch {
-        None => "BEGIN".to_owned(),
-        Some(epoch) => format!(
-            "BEGIN; SELECT 1 FROM leaders WHERE name = 'dispatcher' AND epoch = {epoch} FOR KEY SHARE"
-        ),
     }
 }
 

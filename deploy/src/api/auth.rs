@@ -19,11 +19,10 @@ pub(super) async fn caller<T>(
     let refused =
         || Status::unauthenticated("a valid API token is needed: authorization: Bearer …");
     let mut all = request.metadata().get_all("authorization").iter();
-    if request.metadata().get("authorization").is_none() {
-        return dispatcher(coordinator, request).ok_or_else(refused);
-    }
-    let (Some(value), None) = (all.next(), all.next()) else {
-        return Err(refused());
+    let value = match (all.next(), all.next()) {
+        (None, _) => return dispatcher(coordinator, request).ok_or_else(refused),
+        (Some(value), None) => value,
+        (Some(_), Some(_)) => return Err(refused()),
     };
     let value = value.to_str().map_err(|_| refused())?;
     let (scheme, token) = value.split_once(' ').ok_or_else(refused)?;
