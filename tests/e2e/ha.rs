@@ -146,6 +146,41 @@ async fn ha_leader_fencing_a_frozen_leader_changes_nothing_when_it_wakes_up() {
 }
 
 #[tokio::test]
+async fn what_is_said_of_an_agent_to_a_follower_reaches_the_leader() {
+    let (Some(_), Some(server)) = (require("docker"), Postgres::start()) else {
+        return;
+    };
+    let mut several = Several::start(crate::binary(), &server.database("slipway"), 2).await;
+    several.start_agent("agent-a").await;
+    let (hook, sha) = several.pushed(QUICK).await;
+    let (leader, _) = several.leader_after(0).await;
+    let (leads, follows) = (
+        several.members[leader].rest.clone(),
+        several.members[1 - leader].rest.clone(),
+    );
+    let first = build(&several, leader, &hook, &sha, "first").await;
+    leads.build_ended(&first, SOON).await.expect("ended");
+    let agent = follows.get("/agents").await.expect("listed")[0]["agent_id"].clone();
+    let agent = agent.as_str().expect("an id");
+    let say = |verb: &str| {
+        let path = format!("/agents/{agent}/{verb}");
+        let follows = follows.clone();
+        async move { follows.post(&path, serde_json::json!({})).await }
+    };
+    say("drain").await.expect("drained");
+    let second = build(&several, leader, &hook, &sha, "second").await;
+    let waits = eventually("it waits, and says why", SOON, || async {
+        let queue = leads.get("/queue").await.ok()?;
+        let reason = queue[0]["reason"].as_str()?.to_owned();
+        reason.contains("draining").then_some(())
+    });
+    waits.await.expect("the leader knows");
+    say("resume").await.expect("resumed");
+    let ended = leads.build_ended(&second, SOON).await.expect("ended");
+    assert_eq!(ended["status"], "passed", "{ended}");
+}
+
+#[tokio::test]
 async fn a_leader_that_is_asked_to_stop_hands_over_within_seconds() {
     let Some(server) = Postgres::start() else {
         return;

@@ -7,6 +7,7 @@ use slipway_core::time::Timestamp;
 
 use crate::db::Db;
 use crate::error::StoreError;
+use crate::peers;
 use crate::sql::{args, sql};
 use crate::writer::Tx;
 
@@ -333,8 +334,8 @@ impl Db {
                 if let Some(row) = row {
                     count(tx, &row, now).await?;
                 }
-                let args = args![&agent, "gone", "scaled down"];
-                tx.execute(sql!("agents/set_state"), args).await?;
+                // Its certificate outlives the machine, and must be worth nothing from now on.
+                peers::revoke(tx, &agent, "scaled down", now).await?;
                 tx.execute(sql!("machines/forget_tokens"), args![agent])
                     .await?;
                 Ok(true)

@@ -1,13 +1,13 @@
 //! Who belongs to this installation: its authority, and the processes that joined it.
 
 use slipway_core::access::PeerRole;
-use slipway_core::id::AgentId;
 use slipway_core::time::Timestamp;
 
 use crate::agents::{JoinOutcome, NewPeer};
 use crate::db::Db;
 use crate::error::StoreError;
 use crate::sql::{args, sql};
+use crate::writer::Tx;
 
 /// The installation's authority as stored.
 #[derive(Clone, sqlx::FromRow)]
@@ -130,16 +130,21 @@ impl Db {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let id = id.to_owned();
-        self.write(move |tx| {
-            Box::pin(async move {
-                let revoked = tx.execute(sql!("peers/revoke"), args![&id, now]).await?;
-                if id.parse::<AgentId>().is_ok() {
-                    let args = args![&id, "gone", Some(reason)];
-                    tx.execute(sql!("agents/set_state"), args).await?;
-                }
-                Ok(revoked == 1)
-            })
-        })
-        .await
+        self.write(move |tx| Box::pin(async move { revoke(tx, &id, &reason, now).await }))
+            .await
     }
+}
+
+/// Ends a process for good, in a transaction of whoever has a reason.
+pub(crate) async fn revoke(
+    tx: &mut Tx,
+    id: &str,
+    reason: &str,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let revoked = tx.execute(sql!("peers/revoke"), args![id, now]).await?;
+    // Only an agent has a row there.
+    let args = args![id, "gone", Some(reason)];
+    tx.execute(sql!("agents/set_state"), args).await?;
+    Ok(revoked == 1)
 }

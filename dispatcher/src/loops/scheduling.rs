@@ -63,7 +63,7 @@ pub enum Nudge {
     Taken(Attempt),
     /// An agent declined, and why.
     Declined(Attempt, String),
-    /// An agent was removed for good, with the attempts that it held.
+    /// An agent is gone for good, with the attempts that it held.
     Removed(AgentId, Vec<Attempt>),
     /// An agent may or may not take work from now on.
     State(AgentId, AgentState),
@@ -71,8 +71,6 @@ pub enum Nudge {
     Explain(explain::Asker),
     /// The scaling loop wants to know how much there is to do.
     Demand(demand::Asker),
-    /// An agent is gone for good.
-    Forget(AgentId),
 }
 
 struct Scheduler {
@@ -170,7 +168,6 @@ impl Scheduler {
                 Nudge::BuildChanged(build) => changed.push(build),
                 Nudge::Explain(asker) => askers.push(asker),
                 Nudge::Demand(asker) => scaling = Some(asker),
-                Nudge::Forget(agent) => self.forget(&agent),
                 other => self.hear(other),
             }
         }
@@ -195,7 +192,7 @@ impl Scheduler {
     fn hear(&mut self, nudge: Nudge) {
         let now = self.app.clock.ticks();
         match nudge {
-            Nudge::BuildChanged(_) | Nudge::Explain(_) | Nudge::Demand(_) | Nudge::Forget(_) => {}
+            Nudge::BuildChanged(_) | Nudge::Explain(_) | Nudge::Demand(_) => {}
             Nudge::Connected {
                 agent,
                 session,
@@ -242,7 +239,7 @@ impl Scheduler {
                 self.grantor.handle(now, Event::Declined(attempt));
             }
             Nudge::Removed(agent, disowned) => {
-                self.agents.remove(&agent);
+                self.forget(&agent);
                 for attempt in disowned {
                     self.grantor.handle(now, Event::Disowned(attempt));
                 }

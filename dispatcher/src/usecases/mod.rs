@@ -4,6 +4,7 @@
 pub mod accept_result;
 pub mod assign_stage;
 pub mod cancel_build;
+pub mod cut_off_agent;
 pub mod decide_delivery;
 pub mod expected;
 pub mod join_peer;

@@ -88,6 +88,17 @@ impl Held {
     }
 }
 
+/// As the store writes it. A word that is not known gives nothing to an agent.
+impl From<&str> for AgentState {
+    fn from(word: &str) -> Self {
+        match word {
+            "ready" => Self::Ready,
+            "quarantined" => Self::Quarantined,
+            _ => Self::Draining,
+        }
+    }
+}
+
 /// An agent, as it last said.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Agent {

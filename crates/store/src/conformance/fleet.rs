@@ -1,5 +1,6 @@
 //! Pools and machines: who wins between a drain and an assignment, and what a machine costs.
 
+use slipway_core::access::PeerRole;
 use slipway_core::build::StageState;
 use slipway_core::id::AgentId;
 
@@ -124,6 +125,8 @@ pub async fn a_machine_goes_only_when_its_agent_holds_nothing(db: Db) {
             .expect("stored")
     );
     assert!(db.machine_gone(&agent, at(15)).await.expect("stored"));
+    let good = db.peer_is_good(PeerRole::Agent, agent.as_str()).await;
+    assert!(!good.expect("readable"), "its certificate is worth nothing");
     assert_eq!(state(&db, &agent).await, "gone");
     let row = db.agent(&agent).await.expect("readable").expect("there");
     assert_eq!(row.state, "gone");

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use slipway_core::id::{AgentId, StageId};
+use slipway_core::id::AgentId;
 use slipway_core::lease::grantor::Attempt;
 use slipway_core::queue::{Agent, AgentState};
 use slipway_core::trigger::outside::PROVEN;
@@ -12,6 +12,7 @@ use slipway_store::{LiveStage, StoreError};
 
 use crate::api::auth::PeerAgent;
 use crate::state::App;
+use crate::usecases::cut_off_agent::named;
 
 /// Slots that one agent may claim.
 const SLOTS_MAX: u32 = 256;
@@ -42,7 +43,7 @@ pub(super) async fn greet(
     let ours = app.db.held_by_agent(&agent.id).await?;
     let ours: BTreeMap<Attempt, LiveStage> = ours
         .into_iter()
-        .filter_map(|row| Some((name(&row)?, row)))
+        .filter_map(|row| Some((named(&row)?, row)))
         .collect();
     let mut verdicts = Vec::new();
     let mut kept = Vec::new();
@@ -88,11 +89,6 @@ pub(super) fn millis(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn name(row: &LiveStage) -> Option<Attempt> {
-    let stage: StageId = row.stage_id.parse().ok()?;
-    Some((stage, u32::try_from(row.attempt).ok()?))
-}
-
 async fn is_unknown(app: &App, agent: &AgentId, key: &AttemptKey) -> Result<bool, StoreError> {
     let row = app.db.stage(&key.stage).await?;
     Ok(row.is_some_and(|row| {
@@ -120,11 +116,7 @@ fn facts(agent: &PeerAgent, hello: &v1::Hello, silent_max: std::time::Duration) 
             .or_insert(facts.architecture);
     }
     Agent {
-        state: match agent.row.state.as_str() {
-            "ready" => AgentState::Ready,
-            "quarantined" => AgentState::Quarantined,
-            _ => AgentState::Draining,
-        },
+        state: AgentState::from(agent.row.state.as_str()),
         connected: true,
         silent: std::time::Duration::ZERO,
         silent_max,

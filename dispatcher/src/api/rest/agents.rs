@@ -17,9 +17,10 @@ use super::body::Body;
 use super::time::shown;
 use crate::api::auth::Person;
 use crate::api::problem::Problem;
-use crate::loops::scheduling::{Nudge, explain};
+use crate::loops::scheduling::explain;
 use crate::state::App;
 use crate::token::{self, Kind};
+use crate::usecases::cut_off_agent::cut_off_agent;
 
 /// An agent.
 #[derive(Debug, Serialize, ToSchema)]
@@ -67,6 +68,16 @@ pub async fn list(State(app): State<Arc<App>>) -> Result<axum::Json<Vec<AgentVie
     ))
 }
 
+fn missing() -> Problem {
+    Problem::not_found("agent")
+}
+
+/// The agent that an administrator means.
+fn administered(person: &Person, id: &str) -> Result<AgentId, Problem> {
+    person.must(Deed::Administer)?;
+    id.parse().map_err(|_| missing())
+}
+
 /// Drains an agent: it finishes what it holds and takes nothing new.
 #[utoipa::path(post, path = "/agents/{agent_id}/drain", tag = "agents", security(("token" = [])),
     params(("agent_id" = String, Path)), responses((status = 202), (status = 404, body = Problem)))]
@@ -75,9 +86,7 @@ pub async fn drain(
     person: Person,
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    person.must(Deed::Administer)?;
-    let missing = || Problem::not_found("agent");
-    let id: AgentId = id.parse().map_err(|_| missing())?;
+    let id = administered(&person, &id)?;
     let now = app.clock.now();
     app.db
         .audit(person.audit(now, "agent.drain", "agent", id.as_str()))
@@ -99,9 +108,7 @@ pub async fn resume(
     person: Person,
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    person.must(Deed::Administer)?;
-    let missing = || Problem::not_found("agent");
-    let id: AgentId = id.parse().map_err(|_| missing())?;
+    let id = administered(&person, &id)?;
     let row = app.db.agent(&id).await?.ok_or_else(missing)?;
     if row.state == "gone" {
         return Err(missing());
@@ -128,9 +135,7 @@ pub async fn remove(
     person: Person,
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    person.must(Deed::Administer)?;
-    let missing = || Problem::not_found("agent");
-    let id: AgentId = id.parse().map_err(|_| missing())?;
+    let id = administered(&person, &id)?;
     let now = app.clock.now();
     app.db
         .audit(person.audit(now, "agent.remove", "agent", id.as_str()))
@@ -139,14 +144,7 @@ pub async fn remove(
     if !app.db.revoke_peer(id.as_str(), reason, now).await? {
         return Err(missing());
     }
-    app.connections.close_peer(PeerRole::Agent, id.as_str());
-    app.link.drop_agent(&id);
-    let held = app.db.held_by_agent(&id).await?;
-    let disowned = held
-        .iter()
-        .filter_map(|row| Some((row.stage_id.parse().ok()?, u32::try_from(row.attempt).ok()?)))
-        .collect();
-    let _stopping = app.nudge.send(Nudge::Removed(id, disowned)).await;
+    cut_off_agent(&app, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

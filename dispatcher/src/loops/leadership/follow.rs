@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use slipway_core::id::{AgentId, BuildId};
+use slipway_core::queue::AgentState;
 use slipway_daemon::Shutdown;
 use slipway_store::{ANNOUNCEMENT_MAX, Announcements};
 use tokio::time::timeout;
@@ -11,6 +13,7 @@ use tokio::time::timeout;
 use super::{ANSWER, TRY, TTL};
 use crate::loops::scheduling::Nudge;
 use crate::state::{App, Inboxes, Lead};
+use crate::usecases::cut_off_agent::cut_off_agent;
 
 /// Announced by a leader that stops: no need to wait.
 pub(super) const RESIGNED: &str = "lead free";
@@ -21,6 +24,8 @@ const FROM: &str = "from";
 const DELIVERY: &str = "delivery";
 /// Stages of a build changed.
 const BUILD: &str = "build";
+/// An agent may or may not take work, or is gone.
+const AGENT: &str = "agent";
 /// Changes within this are one announcement.
 const GATHER: Duration = Duration::from_millis(50);
 /// Before listening again after the connection broke.
@@ -46,10 +51,17 @@ pub(super) async fn until_elected(
                 false
             }
             Some(nudge) = nudges.recv() => {
-                // Everything else is about agents' streams, which are not here; who asks why
-                // something waits hears that nobody answers.
-                if let Nudge::BuildChanged(build) = nudge {
-                    announce(app, &format!("{BUILD} {build}")).await;
+                match nudge {
+                    Nudge::BuildChanged(build) => {
+                        announce(app, &format!("{BUILD} {build}")).await;
+                    }
+                    // Drained, resumed or removed here; its stream is at the leader.
+                    Nudge::State(agent, _) | Nudge::Removed(agent, _) => {
+                        announce(app, &format!("{AGENT} {agent}")).await;
+                    }
+                    // Everything else is of streams, which are not here; who asks why something
+                    // waits hears that nobody answers.
+                    _ => {}
                 }
                 false
             }
@@ -203,9 +215,14 @@ async fn heard_as_leader(app: &App, text: &str) {
                 }
             }
             BUILD => {
-                if let Ok(build) = id.parse::<slipway_core::id::BuildId>() {
+                if let Ok(build) = id.parse::<BuildId>() {
                     tell_of_cancels(app, &build).await;
                     let _stopping = app.nudge.send(Nudge::BuildChanged(build)).await;
+                }
+            }
+            AGENT => {
+                if let Ok(agent) = id.parse() {
+                    look_at_agent(app, agent).await;
                 }
             }
             _ => {}
@@ -213,8 +230,23 @@ async fn heard_as_leader(app: &App, text: &str) {
     }
 }
 
+/// The row says what became of it.
+async fn look_at_agent(app: &App, agent: AgentId) {
+    let Ok(Some(row)) = app.db.agent(&agent).await else {
+        return;
+    };
+    if row.state == "gone" {
+        if let Err(error) = cut_off_agent(app, agent).await {
+            tracing::warn!(%error, "a removed agent's leases end by themselves");
+        }
+    } else {
+        app.agent_state(agent, AgentState::from(row.state.as_str()))
+            .await;
+    }
+}
+
 /// Somebody may have cancelled it elsewhere, where its agents' streams are not.
-async fn tell_of_cancels(app: &App, build: &slipway_core::id::BuildId) {
+async fn tell_of_cancels(app: &App, build: &BuildId) {
     let Ok(held) = app.db.held_by_build(build).await else {
         // The flag on the next renewal says it, too.
         return;

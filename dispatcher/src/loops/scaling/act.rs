@@ -16,6 +16,7 @@ use crate::fleet::{AgentSettings, FleetProvider, Order, ProviderError, Target};
 use crate::loops::scheduling::Nudge;
 use crate::state::App;
 use crate::token::{self, Kind};
+use crate::usecases::cut_off_agent::cut_off_agent;
 
 /// Longest that a call to a provider may take, whatever limit it has of its own.
 const CALL_LIMIT: Duration = Duration::from_secs(150);
@@ -222,9 +223,7 @@ impl Scaling {
             .db
             .machine_gone(agent, self.app.clock.now())
             .await?;
-        self.app.link.drop_agent(agent);
-        let _stopping = self.app.nudge.send(Nudge::Forget(agent.clone())).await;
-        Ok(())
+        cut_off_agent(&self.app, agent.clone()).await
     }
 }
 

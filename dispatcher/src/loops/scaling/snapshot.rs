@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use slipway_core::build::critical::UNKNOWN;
 use slipway_core::fleet::{
     Elsewhere, Machine, MachineState, Pool, PoolSettings, Presence, Ready, Snapshot,
 };
@@ -17,8 +18,6 @@ use crate::loops::scheduling::demand::{self, Load};
 pub(super) const REMEMBERED: Duration = Duration::from_secs(86_400);
 /// Boots that a pool's median is taken of.
 const BOOTS: usize = 20;
-/// Expected time of a stage while nothing is known of it.
-const UNKNOWN: Duration = Duration::from_secs(60);
 /// Expected times are read again after this.
 const EXPECTED_FOR: Duration = Duration::from_secs(60);
 /// Repositories whose expected times are remembered.
