@@ -180,6 +180,7 @@ mod tests {
             disk_limit: None,
             clock: Clock::system(),
             shutdown: Shutdown::new(),
+            engine: tokio::sync::watch::Sender::default(),
             outbox,
         }
     }

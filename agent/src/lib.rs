@@ -12,6 +12,7 @@ pub mod capacity;
 mod clean_up;
 pub mod config;
 mod dispatchers;
+mod engine_watch;
 pub mod held;
 mod inventory;
 mod link;

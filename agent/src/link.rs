@@ -196,6 +196,7 @@ impl Link {
     ) -> anyhow::Result<bool> {
         self.fence(state, endings).await;
         let (outgoing, receiver) = mpsc::channel(OUTGOING);
+        let engine = self.shared.engine.borrow().returns;
         let hello = self.hello(state).await;
         outgoing.send(said(Out::Hello(hello))).await?;
         let request = ReceiverStream::new(receiver);
@@ -210,6 +211,10 @@ impl Link {
             let sleep = self.sleep_time(state);
             if state.draining && state.live.is_empty() && state.results.is_empty() {
                 return Ok(true);
+            }
+            if self.shared.engine.borrow().returns != engine {
+                // What this host can do is said again: the engine that is back may be another one.
+                return Ok(false);
             }
             let woke = tokio::select! {
                 message = messages.next() => Woke::Heard(message.transpose()?),
@@ -366,6 +371,10 @@ impl Link {
             }))
         };
         if state.live.contains_key(&key) || state.results.contains_key(&key) {
+            return Ok(());
+        }
+        if self.shared.engine.borrow().away {
+            outgoing.send(declined("sandbox")).await?;
             return Ok(());
         }
         if state.draining || state.live.len() >= self.slots as usize {

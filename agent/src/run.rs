@@ -13,13 +13,14 @@ use slipway_docker::Engine;
 use slipway_identity::{Establish, Own};
 use slipway_proto::convert::AttemptKey;
 use slipway_proto::v1::AgentMessage;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::attempt::Shared;
 use crate::cache_watch;
 use crate::capacity;
 use crate::config::Config;
 use crate::dispatchers::Dispatchers;
+use crate::engine_watch;
 use crate::held::{Held, Kept};
 use crate::inventory;
 use crate::link::Link;
@@ -120,11 +121,13 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
         dispatchers: Arc::new(Dispatchers::new(own, config.dispatchers())?),
         clock: parts.clock.clone(),
         shutdown: shutdown.child(),
+        engine: watch::Sender::default(),
         outbox,
     });
     let kept = held.all()?;
     let adopted = take_up(&shared, &kept).await?;
     let token = &config.metrics_token;
+    let watching = engine_watch::watch(Arc::clone(&shared), parts.health.clone());
     let health = parts.health.serve(&config.health_address, token, &shutdown);
     health.await?;
     let slots = match config.slots {
@@ -133,6 +136,7 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
     };
     // Not counted by what a drained agent waits for: it ends with the process.
     shutdown.spawn("inventory", inventory::watch(Arc::clone(&shared)));
+    shutdown.spawn("watch engine", watching);
     let link = Link {
         shared: Arc::clone(&shared),
         slots,

@@ -3,20 +3,24 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use slipway_core::digest::Digest;
 use slipway_core::lease::terms::CANCEL_GRACE;
 use slipway_proto::v1;
 use slipway_proto::v1::agent_message::Message;
 
+use super::output::Output;
 use super::{Attempt, Ending, Shared, Stop, collect, prepare, quota, script};
 use crate::log_stream::LogWriter;
-use crate::sandbox::{Ended, SandboxError, StageRun};
+use crate::sandbox::{Ended, EngineWas, SandboxError, StageRun};
 
 /// How long output may go on after the container has ended.
 const DRAIN: Duration = Duration::from_secs(5);
 /// A stream that pauses so long gives out what it holds back.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// In a log that may lack its last lines.
+const UNSEEN: &str = "the container engine was away when the stage ended: what it printed meanwhile may be \
+                      missing here";
 
 pub(super) fn lost(error: &SandboxError) -> Ending {
     match error {
@@ -32,7 +36,9 @@ pub(super) fn lost(error: &SandboxError) -> Ending {
             reason: "build".to_owned(),
             detail: error.to_string(),
         },
-        SandboxError::NotConfined(_) | SandboxError::Engine(_) => Ending::aborted("sandbox", error),
+        SandboxError::NotConfined(_) | SandboxError::Engine(_) | SandboxError::EngineRestarted => {
+            Ending::aborted("sandbox", error)
+        }
     }
 }
 
@@ -161,7 +167,7 @@ async fn watch(
     log: &mut LogWriter,
 ) -> Result<Ending, Ending> {
     let key = attempt.key.clone();
-    let mut output = shared.sandbox.output(&key);
+    let mut output = Output::open(&shared.sandbox, &key);
     let limit = Duration::from_millis(attempt.spec.timeout_ms);
     // An earlier life of this agent may have begun it.
     let began = shared.held.started(&key);
@@ -173,25 +179,17 @@ async fn watch(
     let quota = quota::limit(shared, attempt.spec.sandbox);
     let over = quota::exceeded(shared, &key, quota);
     tokio::pin!(over);
-    let mut printing = true;
     let mut cut: Option<Ending> = None;
     let ended: Ended = loop {
         tokio::select! {
             biased;
-            piece = output.next(), if printing => match piece {
-                Some(Ok(bytes)) => {
-                    log.write(&bytes).await.map_err(|e| Ending::aborted("disk_full", e))?;
-                    if log.is_cut() && cut.is_none() {
-                        cut = Some(Ending::limit("log_limit", log.cut_reason()));
-                        end(shared, attempt, Duration::ZERO).await;
-                    }
+            bytes = output.next() => {
+                log.write(&bytes).await.map_err(|e| Ending::aborted("disk_full", e))?;
+                if log.is_cut() && cut.is_none() {
+                    cut = Some(Ending::limit("log_limit", log.cut_reason()));
+                    end(shared, attempt, Duration::ZERO).await;
                 }
-                Some(Err(error)) => {
-                    tracing::warn!(%error, stage = %key.stage, "output broke off");
-                    printing = false;
-                }
-                None => printing = false,
-            },
+            }
             ended = &mut wait => break ended.map_err(|e| lost(&e))?,
             () = &mut timeout, if cut.is_none() => {
                 cut = Some(Ending::of(v1::Ending::TimedOut));
@@ -208,12 +206,12 @@ async fn watch(
                 cut = Some(Ending::of(v1::Ending::Cancelled));
                 end(shared, attempt, grace).await;
             }
-            () = tokio::time::sleep(PAUSE), if printing => {
+            () = tokio::time::sleep(PAUSE) => {
                 log.flush_safe().await.map_err(|e| Ending::aborted("disk_full", e))?;
             }
         }
     };
-    drain(&mut output, printing, log).await?;
+    drain(&mut output, ended.engine, log).await?;
     if log.is_cut() && cut.is_none() {
         cut = Some(Ending::limit("log_limit", log.cut_reason()));
     }
@@ -267,17 +265,14 @@ async fn end(shared: &Shared, attempt: &Attempt, grace: Duration) {
 }
 
 /// A process that outlives the first one may hold the output open: it gets a little time only.
-async fn drain(
-    output: &mut futures::stream::BoxStream<'static, Result<bytes::Bytes, SandboxError>>,
-    printing: bool,
-    log: &mut LogWriter,
-) -> Result<(), Ending> {
-    if !printing {
-        return Ok(());
-    }
+async fn drain(output: &mut Output, engine: EngineWas, log: &mut LogWriter) -> Result<(), Ending> {
     let rest = async {
-        while let Some(Ok(bytes)) = output.next().await {
+        let broke = engine != EngineWas::There;
+        while let Some(bytes) = output.rest(broke).await {
             log.write(&bytes).await?;
+        }
+        if engine == EngineWas::AwayAtItsEnd {
+            log.say(UNSEEN).await?;
         }
         Ok::<(), std::io::Error>(())
     };

@@ -8,6 +8,7 @@ mod collect;
 mod context;
 mod execute;
 mod image;
+mod output;
 mod prepare;
 mod quota;
 mod script;
@@ -26,6 +27,7 @@ use slipway_proto::v1;
 use tokio::sync::{mpsc, watch};
 
 use crate::dispatchers::Dispatchers;
+use crate::engine_watch::EngineLife;
 use crate::held::Held;
 use crate::log_stream::LogWriter;
 use crate::sandbox::Sandbox;
@@ -58,6 +60,7 @@ pub(crate) struct Shared {
     pub(crate) disk_limit: Option<u64>,
     pub(crate) clock: Clock,
     pub(crate) shutdown: Shutdown,
+    pub(crate) engine: watch::Sender<EngineLife>,
     /// To the dispatcher.
     pub(crate) outbox: mpsc::Sender<v1::AgentMessage>,
 }

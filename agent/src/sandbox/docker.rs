@@ -2,9 +2,11 @@
 //! everything carries this installation's labels, and is found again by them.
 
 mod networks;
+mod outage;
 mod services;
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -34,9 +36,8 @@ const PUSH_LIMIT: Duration = Duration::from_secs(900);
 const OUTPUT_KEPT: u64 = 300 * 1024 * 1024;
 
 /// Logins by image registry host.
-pub type Logins = std::sync::Arc<
-    dyn Fn(&str) -> futures::future::BoxFuture<'static, Option<Credentials>> + Send + Sync,
->;
+pub type Logins =
+    Arc<dyn Fn(&str) -> futures::future::BoxFuture<'static, Option<Credentials>> + Send + Sync>;
 
 /// The adapter.
 #[derive(Clone)]
@@ -46,14 +47,24 @@ pub struct DockerSandbox {
     rng: Rng,
     logins: Logins,
     memory: Option<u64>,
-    facts: std::sync::Arc<OnceCell<EngineFacts>>,
+    /// As long as the engine has not been away.
+    facts: Arc<Mutex<Option<EngineFacts>>>,
     /// Whether the shared network was made sure of.
-    shared: std::sync::Arc<OnceCell<()>>,
+    shared: Arc<OnceCell<()>>,
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "map_err's shape")]
 fn failed(error: DockerError) -> SandboxError {
     SandboxError::Engine(error.to_string())
+}
+
+/// A build that broke off with its engine is not the user's failure.
+fn build_failed(what: &str, error: &DockerError) -> SandboxError {
+    if error.is_away() {
+        SandboxError::Engine(error.to_string())
+    } else {
+        SandboxError::Build(format!("{what} failed: {error}"))
+    }
 }
 
 impl DockerSandbox {
@@ -66,8 +77,8 @@ impl DockerSandbox {
             rng,
             logins,
             memory: None,
-            facts: std::sync::Arc::default(),
-            shared: std::sync::Arc::default(),
+            facts: Arc::default(),
+            shared: Arc::default(),
         }
     }
 
@@ -87,11 +98,23 @@ impl DockerSandbox {
         confinement
     }
 
-    async fn facts(&self) -> Result<&EngineFacts, SandboxError> {
-        self.facts
-            .get_or_try_init(|| self.engine.facts())
-            .await
-            .map_err(failed)
+    async fn facts(&self) -> Result<EngineFacts, SandboxError> {
+        if let Some(known) = self.known() {
+            return Ok(known);
+        }
+        let facts = self.engine.facts().await.map_err(failed)?;
+        let mut known = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(known.insert(facts).clone())
+    }
+
+    fn known(&self) -> Option<EngineFacts> {
+        let known = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        known.clone()
+    }
+
+    fn forget_facts(&self) {
+        let mut known = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = None;
     }
 
     /// Code from outside gets a kernel of its own where this host has one (gVisor).
@@ -163,7 +186,7 @@ impl DockerSandbox {
                     let _full = printed.try_send(format!("{line}\n").into_bytes());
                 })
                 .await
-                .map_err(|e| SandboxError::Build(format!("pushing {tag} failed: {e}")))?;
+                .map_err(|e| build_failed(&format!("pushing {tag}"), &e))?;
         }
         Ok(digest)
     }
@@ -220,6 +243,15 @@ impl Sandbox for DockerSandbox {
             reproducible_images: facts.reproducible_images,
             user_namespaces: facts.user_namespaces,
         })
+    }
+
+    async fn answers(&self) -> Result<(), SandboxError> {
+        self.engine.ping().await.map_err(failed)
+    }
+
+    async fn gone(&self) {
+        self.seen_going().await;
+        self.forget_facts();
     }
 
     async fn ensure_image(&self, image: &str) -> Result<(), SandboxError> {
@@ -299,32 +331,11 @@ impl Sandbox for DockerSandbox {
     }
 
     async fn wait(&self, key: &AttemptKey) -> Result<Ended, SandboxError> {
-        let name = stage_name(key);
-        let code = self
-            .engine
-            .wait_exit(&name)
-            .exit_code()
-            .await
-            .map_err(failed)?;
-        let mut out_of_memory = None;
-        // Whatever failed may have failed because the kernel killed a part of it: a compiler below
-        // `make` that is killed for memory ends as `make`'s own exit code.
-        if code != 0 {
-            let view = self.engine.inspect_container(&name).await;
-            let view = view.map_err(failed)?;
-            out_of_memory = view.oom_killed.then_some(view.in_force.limits.memory_bytes);
-        }
-        Ok(Ended {
-            code,
-            out_of_memory,
-        })
+        self.ended(key).await
     }
 
     async fn stop(&self, key: &AttemptKey, grace: Duration) -> Result<(), SandboxError> {
-        match self.engine.stop_container(&stage_name(key), grace).await {
-            Err(error) if !error.is_not_found() => Err(failed(error)),
-            _ => Ok(()),
-        }
+        self.end(key, grace).await
     }
 
     async fn remove(&self, key: &AttemptKey) -> Result<(), SandboxError> {
@@ -374,7 +385,7 @@ impl Sandbox for DockerSandbox {
         image: &ImageRun,
         printed: mpsc::Sender<Vec<u8>>,
     ) -> Result<ImageMade, SandboxError> {
-        let facts = self.facts().await?.clone();
+        let facts = self.facts().await?;
         let first = image
             .tags
             .first()
@@ -405,7 +416,7 @@ impl Sandbox for DockerSandbox {
                 let _full = printed.try_send(bytes.to_vec());
             })
             .await
-            .map_err(|e| SandboxError::Build(e.to_string()))?;
+            .map_err(|e| build_failed("the build", &e))?;
         for tag in image.tags.iter().skip(1) {
             let (repository, version) = split_tag(tag);
             self.engine

@@ -12,7 +12,7 @@ use futures::stream::BoxStream;
 use slipway_proto::convert::AttemptKey;
 use tokio::sync::{mpsc, watch};
 
-use super::{Ended, EngineSaid, ImageMade, ImageRun, Sandbox, SandboxError, StageRun};
+use super::{Ended, EngineSaid, EngineWas, ImageMade, ImageRun, Sandbox, SandboxError, StageRun};
 
 /// How a stage is to end.
 #[derive(Clone, Debug)]
@@ -91,6 +91,14 @@ impl Sandbox for FakeSandbox {
         })
     }
 
+    async fn answers(&self) -> Result<(), SandboxError> {
+        Ok(())
+    }
+
+    async fn gone(&self) {
+        std::future::pending().await
+    }
+
     async fn ensure_image(&self, _: &str) -> Result<(), SandboxError> {
         Ok(())
     }
@@ -157,6 +165,7 @@ impl Sandbox for FakeSandbox {
         Ok(Ended {
             code,
             out_of_memory: None,
+            engine: EngineWas::There,
         })
     }
 

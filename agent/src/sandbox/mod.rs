@@ -64,6 +64,12 @@ pub enum SandboxError {
     /// An image cannot be built or pushed.
     #[error("{0}")]
     Build(String),
+    /// It ended its containers.
+    #[error(
+        "the container engine was restarted, and its containers ended with it. With \"live-restore\": true in \
+         its settings they go on"
+    )]
+    EngineRestarted,
     /// The engine failed.
     #[error("the container engine failed: {0}")]
     Engine(String),
@@ -95,6 +101,19 @@ pub struct Ended {
     pub code: i64,
     /// The limit in bytes, when the kernel killed something in it for memory.
     pub out_of_memory: Option<u64>,
+    /// Whether the engine saw all of it.
+    pub engine: EngineWas,
+}
+
+/// Where a stage's engine was while it executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineWas {
+    /// There, all the time.
+    There,
+    /// Away for a while: output broke off, and the engine has all of it now.
+    Away,
+    /// Away when the stage ended: what it printed meanwhile is lost with Docker's own restoring.
+    AwayAtItsEnd,
 }
 
 /// An image to be built and pushed.
@@ -149,6 +168,10 @@ pub struct EngineSaid {
 pub trait Sandbox: Send + Sync {
     /// What the engine can do.
     async fn engine(&self) -> Result<EngineSaid, SandboxError>;
+    /// Whether the engine is there at all.
+    async fn answers(&self) -> Result<(), SandboxError>;
+    /// Resolves when the engine goes away, or at once when it is.
+    async fn gone(&self);
     /// Makes the image available.
     async fn ensure_image(&self, image: &str) -> Result<(), SandboxError>;
     /// Creates everything for a stage; nothing of the stage is executed yet.
@@ -157,7 +180,7 @@ pub trait Sandbox: Send + Sync {
     async fn start(&self, key: &AttemptKey) -> Result<(), SandboxError>;
     /// Everything printed since the beginning, then what comes; ends with the container.
     fn output(&self, key: &AttemptKey) -> BoxStream<'static, Result<Bytes, SandboxError>>;
-    /// Waits for the end.
+    /// Waits for the end, also while the engine is away for a while.
     async fn wait(&self, key: &AttemptKey) -> Result<Ended, SandboxError>;
     /// Bytes that it has written outside its workspace, on the host's disk.
     async fn written(&self, key: &AttemptKey) -> Result<u64, SandboxError>;

@@ -5,6 +5,7 @@
 
 mod cache;
 mod dispatcher;
+mod engine;
 mod harness;
 mod host;
 mod inside;

@@ -9,6 +9,8 @@ use crate::DockerError;
 
 /// For calls that change nothing or little.
 pub(crate) const SHORT: Duration = Duration::from_secs(30);
+/// For asking whether anybody is there at all.
+const ALIVE: Duration = Duration::from_secs(5);
 /// For calls that may wait for the disk: create, remove, start.
 pub(crate) const LONG: Duration = Duration::from_secs(120);
 /// Seconds that bollard itself allows a call until its answer begins; above all of ours, which are
@@ -19,6 +21,8 @@ const TRANSPORT_LIMIT_S: u64 = 3_600;
 #[derive(Clone)]
 pub struct Engine {
     pub(crate) docker: Docker,
+    /// Where it is, unless at the usual place.
+    socket: Option<String>,
 }
 
 /// gVisor's name among an engine's runtimes.
@@ -41,6 +45,8 @@ pub struct EngineFacts {
     pub user_namespaces: bool,
     /// Whether containers can get a kernel of their own (gVisor's `runsc`).
     pub gvisor: bool,
+    /// Whether containers go on while the engine is away.
+    pub live_restore: bool,
     /// Whether AppArmor profiles are available.
     pub apparmor: bool,
     /// Whether process limits are enforced.
@@ -63,7 +69,10 @@ impl Engine {
                 .map(|d| d.with_timeout(Duration::from_secs(TRANSPORT_LIMIT_S))),
         }
         .map_err(DockerError::Unreachable)?;
-        Ok(Self { docker })
+        Ok(Self {
+            docker,
+            socket: socket.map(str::to_owned),
+        })
     }
 
     /// Connects and agrees on an API version that both sides speak.
@@ -72,16 +81,25 @@ impl Engine {
     /// When no engine answers.
     pub async fn open(socket: Option<&str>) -> Result<Self, DockerError> {
         let engine = Self::connect(socket)?;
-        let docker = within("version", SHORT, engine.docker.negotiate_version()).await?;
-        Ok(Self { docker })
+        let docker = within("version", SHORT, engine.docker.clone().negotiate_version()).await?;
+        Ok(Self { docker, ..engine })
     }
 
-    /// Asks whether the engine is alive.
+    /// Asks whether the engine is alive, over a connection that may be an old one.
     ///
     /// # Errors
     /// When it is not.
     pub async fn ping(&self) -> Result<(), DockerError> {
-        within("ping", SHORT, self.docker.ping()).await.map(drop)
+        within("ping", ALIVE, self.docker.ping()).await.map(drop)
+    }
+
+    /// Asks whether the engine takes new calls. One that is stopping answers on old connections, and
+    /// refuses new ones.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn knock(&self) -> Result<(), DockerError> {
+        Self::connect(self.socket.as_deref())?.ping().await
     }
 
     /// What the engine says about itself.
@@ -108,6 +126,7 @@ impl Engine {
                 .runtimes
                 .is_some_and(|runtimes| runtimes.contains_key(GVISOR)),
             apparmor: has("name=apparmor"),
+            live_restore: info.live_restore_enabled.unwrap_or(false),
             pids_limit: info.pids_limit.unwrap_or(false),
             swap_limit: info.swap_limit.unwrap_or(false),
             api_version: version.api_version.unwrap_or_default(),

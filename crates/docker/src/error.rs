@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// Waiting for the end of a container.
+pub(crate) const WAIT: &str = "wait";
+
 /// Why the engine did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum DockerError {
@@ -78,6 +81,17 @@ impl DockerError {
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound(_))
+    }
+
+    /// Whether the engine went away, or was never there: what it executes may go on without it.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        match self {
+            Self::Unreachable(_) | Self::Transport { .. } => true,
+            // It closes what it has open before it stops.
+            Self::Incomplete { call, .. } => *call == WAIT,
+            _ => false,
+        }
     }
 
     pub(crate) fn from_call(call: &'static str, error: bollard::errors::Error) -> Self {

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures::stream::{Stream, StreamExt as _};
 
 use crate::engine::{SHORT, within};
+use crate::error::WAIT;
 use crate::{DockerError, Engine};
 
 /// Which of the two streams bytes came from.
@@ -62,9 +63,9 @@ impl WaitHandle {
         match self.items.next().await {
             Some(Ok(end)) => Ok(end.status_code),
             Some(Err(Error::DockerContainerWaitError { code, .. })) => Ok(code),
-            Some(Err(error)) => Err(DockerError::from_call("wait", error)),
+            Some(Err(error)) => Err(DockerError::from_call(WAIT, error)),
             None => Err(DockerError::Incomplete {
-                call: "wait",
+                call: WAIT,
                 what: "an exit code",
             }),
         }
