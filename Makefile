@@ -31,5 +31,5 @@ lint: ## formatting, clippy, dependency rules
 	@if command -v cargo-deny >/dev/null; then cargo deny --offline check bans licenses sources; \
 	else echo "lint: cargo-deny is not installed; the architecture test holds the import rules"; fi
 
-bench: ## one bench, one JSON line per figure: make -s bench NAME=stages
-	@cargo bench --quiet -p slipway-bench --bench $(NAME)
+bench: ## one bench, one JSON line per figure: make -s bench NAME=stages (ONLY=part of fleet)
+	@cargo bench --quiet -p slipway-bench --bench $(NAME) -- $(ONLY)

@@ -150,15 +150,16 @@ async fn record(
     tx: &mut Tx,
     r: &AttemptResult,
 ) -> Result<Result<Accepted, Acceptance>, StoreError> {
-    let ended = if r.try_again && r.state == StageState::Failed {
-        match try_again(tx, r).await? {
-            // Cancelled meanwhile: the ordinary acceptance records that.
-            None => accept(tx, r).await?,
-            again => again,
-        }
-    } else {
-        accept(tx, r).await?
-    };
+    let mut ended = None;
+    let mut noted = false;
+    if r.try_again && r.state == StageState::Failed {
+        ended = try_again(tx, r).await?;
+    }
+    if ended.is_none() {
+        // Also where it was cancelled meanwhile.
+        ended = accept(tx, r).await?;
+        noted = matches!(tx, Tx::Postgres(_));
+    }
     let Some(ended) = ended else {
         return refusal(tx, r).await.map(Err);
     };
@@ -166,7 +167,9 @@ async fn record(
         .state
         .parse()
         .map_err(|e| StoreError::Corrupt(format!("state: {e}")))?;
-    record_history(tx, r, state).await?;
+    if !noted {
+        record_history(tx, r, state).await?;
+    }
     if matches!(state, StageState::Succeeded | StageState::Failed) {
         promote(tx, r, &ended.build_id, state).await?;
     }
@@ -203,7 +206,7 @@ async fn refusal(tx: &mut Tx, r: &AttemptResult) -> Result<Acceptance, StoreErro
 
 async fn accept(tx: &mut Tx, r: &AttemptResult) -> Result<Option<Ended>, StoreError> {
     let kept = r.state == StageState::Succeeded;
-    let args = args![
+    let mut args = args![
         r.state.as_str(),
         r.attempt,
         r.now,
@@ -215,6 +218,17 @@ async fn accept(tx: &mut Tx, r: &AttemptResult) -> Result<Option<Ended>, StoreEr
         r.output_layer.clone().filter(|_| kept),
         r.image_uri.clone().filter(|_| kept),
     ];
+    if matches!(tx, Tx::Postgres(_)) {
+        // And its history, in the same round trip.
+        args.extend(args![
+            &r.detail,
+            r.spent_ms[0],
+            r.spent_ms[1],
+            r.spent_ms[2]
+        ]);
+        let both = include_str!("queries/build_stages/accept_and_note.postgres.sql");
+        return tx.row(both, args).await;
+    }
     tx.row(sql!("build_stages/accept"), args).await
 }
 

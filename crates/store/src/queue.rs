@@ -137,26 +137,20 @@ impl Db {
     ) -> Result<Vec<bool>, StoreError> {
         self.write_leading(move |tx| {
             Box::pin(async move {
-                if matches!(tx, Tx::Postgres(_)) {
+                let served = matches!(tx, Tx::Postgres(_));
+                if served {
                     // Another process may be draining one of them: whoever locks it first wins. In one
                     // order, so that two of us never wait for each other. SQLite has one writer.
-                    let agents: BTreeSet<&AgentId> =
-                        assignments.iter().map(|a| &a.agent_id).collect();
-                    for agent in agents {
-                        tx.execute(sql!("agents/lock"), args![agent.as_str()])
-                            .await?;
-                    }
+                    let agents: BTreeSet<&str> =
+                        assignments.iter().map(|a| a.agent_id.as_str()).collect();
+                    let agents = serde_json::to_string(&agents)
+                        .map_err(|e| StoreError::Corrupt(format!("agents: {e}")))?;
+                    let lock = include_str!("queries/agents/lock_all.postgres.sql");
+                    tx.execute(lock, args![agents]).await?;
                 }
                 let mut held = Vec::with_capacity(assignments.len());
                 for a in assignments {
-                    let (agent, stage) = (a.agent_id.as_str(), a.stage_id.as_str());
-                    let args = args![agent, stage, a.attempt, a.token_hash, now];
-                    let good = tx.execute(sql!("build_stages/assign"), args).await? == 1;
-                    if good {
-                        let args = args![stage, a.attempt + 1, agent, now];
-                        tx.execute(sql!("attempts/insert"), args).await?;
-                    }
-                    held.push(good);
+                    held.push(assign(tx, a, served, now).await?);
                 }
                 Ok(held)
             })
@@ -272,4 +266,25 @@ impl Db {
             .map(|r| (r.stage_name, r.duration))
             .collect())
     }
+}
+
+/// Gives one stage to its agent, and begins its attempt's history; whether it could.
+async fn assign(
+    tx: &mut Tx,
+    a: Assignment,
+    served: bool,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let (agent, stage) = (a.agent_id.as_str(), a.stage_id.as_str());
+    let row = args![agent, stage, a.attempt, a.token_hash, now];
+    if served {
+        let both = include_str!("queries/build_stages/assign_and_note.postgres.sql");
+        return Ok(tx.execute(both, row).await? == 1);
+    }
+    let good = tx.execute(sql!("build_stages/assign"), row).await? == 1;
+    if good {
+        let args = args![stage, a.attempt + 1, agent, now];
+        tx.execute(sql!("attempts/insert"), args).await?;
+    }
+    Ok(good)
 }

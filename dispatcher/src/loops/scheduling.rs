@@ -60,9 +60,9 @@ pub enum Nudge {
         pressure: [f32; 3],
     },
     /// An agent took an assignment.
-    Taken(Attempt),
+    Taken(AgentId, Attempt),
     /// An agent declined, and why.
-    Declined(Attempt, String),
+    Declined(AgentId, Attempt, String),
     /// An agent is gone for good, with the attempts that it held.
     Removed(AgentId, Vec<Attempt>),
     /// An agent may or may not take work from now on.
@@ -232,11 +232,17 @@ impl Scheduler {
                     self.grantor.handle(now, Event::Renewed(attempt));
                 }
             }
-            Nudge::Taken(attempt) => self.grantor.handle(now, Event::Taken(attempt)),
-            Nudge::Declined(attempt, reason) => {
+            // What an agent says of another one's attempt counts for nothing.
+            Nudge::Taken(agent, attempt) if self.is_holder(&agent, &attempt.0) => {
+                self.grantor.handle(now, Event::Taken(attempt));
+            }
+            Nudge::Declined(agent, attempt, reason) if self.is_holder(&agent, &attempt.0) => {
                 tracing::info!(stage = %attempt.0, reason, "an agent declined");
                 self.pass_over(&attempt.0, &reason);
                 self.grantor.handle(now, Event::Declined(attempt));
+            }
+            Nudge::Taken(agent, attempt) | Nudge::Declined(agent, attempt, _) => {
+                tracing::debug!(agent = %agent, stage = %attempt.0, "an answer that is not its own");
             }
             Nudge::Removed(agent, disowned) => {
                 self.forget(&agent);
@@ -250,6 +256,12 @@ impl Scheduler {
                 }
             }
         }
+    }
+
+    fn is_holder(&self, agent: &AgentId, stage: &StageId) -> bool {
+        self.queue
+            .holder(stage)
+            .is_some_and(|held| held.agent == *agent)
     }
 
     /// Whoever declined is given nothing until its next renewal, which says how it is: it would only

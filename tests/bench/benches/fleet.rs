@@ -36,23 +36,45 @@ const SINGLE: &str =
 
 fn main() -> anyhow::Result<()> {
     slipway_daemon::start::install_crypto();
-    plan::cost();
+    if wanted("plan") {
+        plan::cost();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        memory::resident().await?;
-        let sqlite = burst(sqlite().await?, AGENTS, 2).await?;
-        print("throughput_sqlite", sqlite, "1/s", "target", 500.0);
-        let few = burst(self::sqlite().await?, 10, 20).await?;
-        print("throughput_100_agents", sqlite, "1/s", "10_agents", few);
-        let server = Postgres::start().await?;
-        let postgres = Db::open(&Settings::Postgres(server.address())).await?;
-        let postgres = burst(postgres, AGENTS, 2).await?;
-        print("throughput_postgres", postgres, "1/s", "target", 1_000.0);
-        steady().await?;
-        fairness().await
+        if wanted("memory") {
+            memory::resident().await?;
+        }
+        if wanted("sqlite") {
+            let sqlite = burst(sqlite().await?, AGENTS, 2).await?;
+            print("throughput_sqlite", sqlite, "1/s", "target", 500.0);
+            let few = burst(self::sqlite().await?, 10, 20).await?;
+            print("throughput_100_agents", sqlite, "1/s", "10_agents", few);
+        }
+        if wanted("postgres") {
+            let server = Postgres::start().await?;
+            let postgres = Db::open(&Settings::Postgres(server.address())).await?;
+            let postgres = burst(postgres, AGENTS, 2).await?;
+            print("throughput_postgres", postgres, "1/s", "target", 1_000.0);
+        }
+        if wanted("steady") {
+            steady().await?;
+        }
+        if wanted("fairness") {
+            fairness().await?;
+        }
+        Ok(())
     })
+}
+
+/// Whether a part was asked for: all of them when none was named.
+fn wanted(part: &str) -> bool {
+    let mut named = std::env::args()
+        .skip(1)
+        .filter(|arg| !arg.starts_with('-'))
+        .peekable();
+    named.peek().is_none() || named.any(|arg| arg == part)
 }
 
 fn print(figure: &str, value: f64, unit: &str, against: &str, against_value: f64) {

@@ -221,18 +221,12 @@ async fn heard(app: &Arc<App>, agent: &AgentId, message: In) -> Result<(), Statu
         In::Renew(renew) => renewed(app, agent, renew).await,
         In::Taken(taken) => {
             let name = attempt(taken.attempt)?;
-            if owns(app, agent, &name).await? {
-                nudge(app, Nudge::Taken(name)).await?;
-            }
-            Ok(())
+            nudge(app, Nudge::Taken(agent.clone(), name)).await
         }
         In::Declined(declined) => {
             let name = attempt(declined.attempt)?;
             let reason: String = declined.reason.chars().take(40).collect();
-            if owns(app, agent, &name).await? {
-                nudge(app, Nudge::Declined(name, reason)).await?;
-            }
-            Ok(())
+            nudge(app, Nudge::Declined(agent.clone(), name, reason)).await
         }
         In::Prepared(prepared) => {
             let name = attempt(prepared.attempt.clone())?;
