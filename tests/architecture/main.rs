@@ -4,6 +4,7 @@
 mod crates;
 mod files;
 mod routes;
+mod wire;
 
 use std::path::PathBuf;
 

@@ -19,7 +19,8 @@ pub struct Rest {
     /// Where webhooks go.
     pub intake: String,
     http: reqwest::Client,
-    token: String,
+    /// The administrator's token.
+    pub token: String,
 }
 
 /// An answer.

@@ -5,6 +5,7 @@
 mod addresses;
 mod agents;
 mod forks;
+mod frames;
 mod names;
 mod operators;
 mod peers;
