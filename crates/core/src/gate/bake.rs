@@ -15,7 +15,7 @@ use super::verdict::{Doubt, GateReport, Metric, MetricVerdict, Verdict};
 use super::watch::LimitTest;
 
 /// Without a tick for this long nothing is known: three ticks.
-const BLIND_AFTER_MS: i64 = 15_000;
+const BLIND_AFTER_MS: u64 = 15_000;
 /// Fewer requests than this are no sign that routing is wrong.
 const EXPECTED_MIN: f64 = 20.0;
 /// A canary gets at least this part of its expected share.
@@ -89,6 +89,7 @@ pub fn judge_bake(bake: &Bake<'_>) -> GateReport {
         verdicts,
         elapsed_ms: elapsed(bake.ticks),
         blind: blind(bake, true),
+        blind_ms: silent_ms(bake),
     }
 }
 
@@ -138,6 +139,7 @@ pub fn judge_watch(bake: &Bake<'_>) -> GateReport {
         verdicts,
         elapsed_ms: elapsed(bake.ticks),
         blind: blind(bake, false),
+        blind_ms: silent_ms(bake),
     }
 }
 
@@ -427,14 +429,19 @@ fn instances(bake: &Bake<'_>) -> Vec<MetricVerdict> {
     verdicts
 }
 
-/// Why nothing can be judged, if so. Missing data is a state of its own: nothing is promoted on it,
-/// and nothing is taken out at once because a counter is away.
-fn blind(bake: &Bake<'_>, beside: bool) -> Option<String> {
+/// For how long nothing usable was counted.
+fn silent_ms(bake: &Bake<'_>) -> u64 {
     let heard = usable(bake.ticks)
         .map(|tick| tick.t1)
         .max()
         .unwrap_or(bake.began_at);
-    let silent = bake.now.saturating_sub(heard);
+    u64::try_from(bake.now.saturating_sub(heard)).unwrap_or(0)
+}
+
+/// Why nothing can be judged, if so. Missing data is a state of its own: nothing is promoted on it,
+/// and nothing is taken out at once because a counter is away.
+fn blind(bake: &Bake<'_>, beside: bool) -> Option<String> {
+    let silent = silent_ms(bake);
     let weight = percent(f64::from(bake.weight_bp) / 10_000.0);
     if let Some(trouble) = bake.ticks.last().and_then(|tick| tick.trouble.as_ref()) {
         return Some(format!(

@@ -99,6 +99,9 @@ pub struct GateReport {
     pub elapsed_ms: u64,
     /// Why the data cannot be judged.
     pub blind: Option<String>,
+    /// For how long nothing usable was counted.
+    #[serde(default)]
+    pub blind_ms: u64,
 }
 
 impl GateReport {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::world::{Faults, NEW, OLD, World};
 use super::*;
+use crate::pipeline::Strategy;
 use crate::traffic::{FULL_BP, Fence};
 
 const LIMIT: Duration = Duration::from_secs(3_600);
@@ -16,8 +17,67 @@ fn with(faults: Faults) -> World {
     world
 }
 
+/// Three steps of a quarter of a minute.
+pub(super) fn stepwise(strategy: Strategy, faults: Faults) -> World {
+    let mut world = with(faults);
+    world.plan.strategy = strategy;
+    let weights: &[u32] = match strategy {
+        Strategy::Canary => &[1_000, 5_000, 10_000],
+        _ => &[5_000, 10_000],
+    };
+    world.plan.steps = weights
+        .iter()
+        .map(|weight| Step {
+            weight_bp: *weight,
+            bake_ms: 15_000,
+            approval: false,
+        })
+        .collect();
+    world
+}
+
 fn scenarios() -> Vec<Scenario> {
     vec![
+        (
+            "canary, good",
+            || stepwise(Strategy::Canary, Faults::default()),
+            Phase::Succeeded,
+            NEW,
+        ),
+        (
+            "canary, bad",
+            || {
+                stepwise(
+                    Strategy::Canary,
+                    Faults {
+                        bad_percent: 40,
+                        ..Faults::default()
+                    },
+                )
+            },
+            Phase::RolledBack,
+            OLD,
+        ),
+        (
+            "rolling, good",
+            || stepwise(Strategy::Rolling, Faults::default()),
+            Phase::Succeeded,
+            NEW,
+        ),
+        (
+            "rolling, bad",
+            || {
+                stepwise(
+                    Strategy::Rolling,
+                    Faults {
+                        bad_percent: 40,
+                        ..Faults::default()
+                    },
+                )
+            },
+            Phase::RolledBack,
+            OLD,
+        ),
         ("good", || with(Faults::default()), Phase::Succeeded, NEW),
         (
             "first",

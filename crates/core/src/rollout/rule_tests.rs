@@ -20,6 +20,7 @@ fn stepped(steps: &[u32]) -> RolloutPlan {
         .map(|w| Step {
             weight_bp: *w,
             bake_ms: 1_000,
+            approval: false,
         })
         .collect();
     plan
@@ -66,8 +67,8 @@ fn hostile_j1_a_plan_is_refused_whole_before_any_effect() {
         plan.check()
     };
     assert_eq!(
-        with(|p| p.strategy = Strategy::Canary),
-        Err(PlanError::Strategy("canary"))
+        with(|p| p.steps.push(p.steps[0])),
+        Err(PlanError::NotRising(1))
     );
     assert!(with(|p| p.new.replicas = 0).is_err());
     assert!(with(|p| p.new.replicas = 101).is_err());

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::access::Judgement;
+use crate::gate::{Counts, Reading, Tick};
 use crate::pipeline::{SmokeCheck, Strategy};
 use crate::time::Timestamp;
 use crate::traffic::{
@@ -44,7 +45,8 @@ impl Fate {
 pub(super) struct Router {
     pub(super) seen: Option<Seen>,
     pub(super) table: Option<TrafficTable>,
-    pub(super) counters: BTreeMap<String, Counters>,
+    pub(super) counters: BTreeMap<String, Counts>,
+    pub(super) tripped: Option<String>,
     pub(super) readable: bool,
     pub(super) commits: u32,
     pub(super) refused: u32,
@@ -103,6 +105,8 @@ pub(super) struct World {
     pub(super) history: Vec<Phase>,
     pub(super) creations: u32,
     pub(super) started_images: Vec<String>,
+    /// Durable: what was counted at the step that is looked at.
+    pub(super) window: (u32, Option<Reading>, Vec<Tick>),
     /// Volatile: since when the living coordinator saw every instance healthy.
     healthy_since: Option<Timestamp>,
 }
@@ -130,6 +134,7 @@ pub(super) fn plan_of(kind: Kind) -> RolloutPlan {
         steps: vec![Step {
             weight_bp: FULL_BP,
             bake_ms: 0,
+            approval: false,
         }],
         smoke: vec![SmokeCheck::Http {
             path: "/".to_owned(),
@@ -145,7 +150,7 @@ pub(super) fn plan_of(kind: Kind) -> RolloutPlan {
             watch_ms: 20_000,
             ..Timings::default()
         },
-        limits: WatchLimits::default(),
+        gates: crate::gate::GateRules::default(),
         facts: Facts::default(),
         section: String::new(),
         first: false,
@@ -201,6 +206,7 @@ impl World {
                 seen: None,
                 table: None,
                 counters: BTreeMap::new(),
+                tripped: None,
                 readable: true,
                 commits: 0,
                 refused: 0,
@@ -210,6 +216,7 @@ impl World {
             history: vec![Phase::Planned],
             creations: 0,
             started_images: vec![],
+            window: (0, None, vec![]),
             healthy_since: None,
         }
     }
@@ -258,7 +265,7 @@ impl World {
                 .counters
                 .entry(share.version.clone())
                 .or_default();
-            counters.completed += mine;
+            counters.total += mine;
             counters.bad += bad;
         }
     }
