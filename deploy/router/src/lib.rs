@@ -14,6 +14,7 @@ pub mod config;
 mod control;
 mod convert;
 mod counters;
+mod guard;
 mod metrics;
 mod proxy;
 mod run;

@@ -4,7 +4,7 @@
 //! wait for a change: they load a snapshot.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use slipway_core::traffic::{Fence, FenceAnswer, Seen, TableError, TrafficTable, 
 use slipway_daemon::Clock;
 
 use crate::counters::VersionState;
-use crate::state_file::{Kept, State, StateFile};
+use crate::state_file::{Kept, State, StateFile, Tripped};
 use crate::table::Live;
 
 /// Services of one router.
@@ -39,6 +39,8 @@ pub(crate) enum Refused {
     Conflict,
     #[error("the table may not carry traffic")]
     Table(#[from] TableError),
+    #[error("version `{0}` was taken out by this router ({1}); make a new version")]
+    Tripped(String, String),
     #[error("no table with this hash is prepared; prepare it first")]
     NotPrepared,
     #[error("this router serves no service `{0}`")]
@@ -61,6 +63,8 @@ pub(crate) struct Service {
     pub(crate) name: String,
     pub(crate) live: ArcSwapOption<Live>,
     pub(crate) in_flight: AtomicU64,
+    /// Until when the new version keeps its weight, monotonic milliseconds; 0 = for good.
+    lease_until_ms: AtomicI64,
     states: Mutex<BTreeMap<String, Arc<VersionState>>>,
 }
 
@@ -70,6 +74,7 @@ impl Service {
             name: name.to_owned(),
             live: ArcSwapOption::empty(),
             in_flight: AtomicU64::new(0),
+            lease_until_ms: AtomicI64::new(0),
             states: Mutex::default(),
         }
     }
@@ -82,6 +87,24 @@ impl Service {
             .clone()
     }
 
+    /// The new version keeps its weight for another lease.
+    fn renew(&self, now_ms: i64) {
+        let lease = self.live.load().as_ref().and_then(|live| live.table.lease);
+        let ms = lease.map_or(0, |lease| i64::try_from(lease.ms).unwrap_or(i64::MAX));
+        let until = if ms == 0 {
+            0
+        } else {
+            now_ms.saturating_add(ms)
+        };
+        self.lease_until_ms.store(until, Ordering::SeqCst);
+    }
+
+    /// Whether nobody looked after the new version for too long.
+    pub(crate) fn lease_is_over(&self, now_ms: i64) -> bool {
+        let until = self.lease_until_ms.load(Ordering::SeqCst);
+        until != 0 && now_ms > until
+    }
+
     /// Swaps the table in. From the return on, every new request uses it.
     fn install(&self, table: TrafficTable, now_ms: i64) {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
@@ -90,6 +113,7 @@ impl Service {
         live.mark(true, now_ms);
         self.live.store(Some(Arc::clone(&live)));
         live.mark(false, now_ms);
+        self.renew(now_ms);
         for (version, state) in states.iter() {
             if !live
                 .table
@@ -234,6 +258,12 @@ impl Services {
             return Err(Refused::TooMany);
         }
         let mut kept = kept.unwrap_or_default();
+        if let Some(tripped) = &kept.tripped
+            && table.weight_of(&tripped.version) > 0
+        {
+            let tripped = tripped.clone();
+            return Err(Refused::Tripped(tripped.version, tripped.reason));
+        }
         match fenced(&kept, fence, table.hash())? {
             Standing::Already => {}
             Standing::New => {
@@ -279,6 +309,13 @@ impl Services {
         kept.seen = Some(Seen { fence, hash });
         kept.active = Some(table.clone());
         kept.prepared = None;
+        // Remembered for as long as somebody might give it weight again.
+        kept.tripped = kept.tripped.filter(|one| {
+            table
+                .versions
+                .iter()
+                .any(|share| share.version == one.version)
+        });
         self.store(&mut inner, name, kept).await?;
         let service = self.ensure_service(name);
         service.install(table, self.now_ms());
@@ -291,6 +328,47 @@ impl Services {
         drop(inner);
         quiesce(&service).await;
         self.read_one(name).await
+    }
+
+    /// The coordinator is there: the new version keeps its weight.
+    pub(crate) async fn renew(&self, name: &str, fence: Fence) -> Result<Reading, Refused> {
+        let reading = self.read_one(name).await?;
+        if fence.token < reading.kept.token_floor {
+            return Err(Refused::StaleToken {
+                asked: fence.token,
+                seen: reading.kept.token_floor,
+            });
+        }
+        reading.service.renew(self.now_ms());
+        Ok(reading)
+    }
+
+    /// Gives stable all traffic, by this router's own decision. Used before it is durable: a router
+    /// that dies in between finds the same again. `tripped` says why, when the version is to get no
+    /// weight again.
+    pub(crate) async fn take_out(
+        &self,
+        name: &str,
+        tripped: Option<String>,
+    ) -> Result<bool, Refused> {
+        let mut inner = self.inner.lock().await;
+        let Some(mut kept) = inner.state.get(name).cloned() else {
+            return Ok(false);
+        };
+        let active = kept.active.as_ref();
+        let Some(table) = active.and_then(TrafficTable::without_canary) else {
+            return Ok(false);
+        };
+        let version = table.canary.clone();
+        self.ensure_service(name)
+            .install(table.clone(), self.now_ms());
+        kept.active = Some(table);
+        kept.prepared = None;
+        if let Some(reason) = tripped {
+            kept.tripped = Some(Tripped { version, reason });
+        }
+        self.store(&mut inner, name, kept).await?;
+        Ok(true)
     }
 
     /// Waits until nothing is in flight at a version without weight; answers how many requests are.

@@ -122,8 +122,8 @@ impl Rollouts for RolloutsApi {
         request: Request<v1::PromoteRequest>,
     ) -> Result<Response<v1::RolloutAnswer>, Status> {
         let asked = request.get_ref().clone();
-        self.steer(&request, &asked.deployment_id, Wish::Promote)
-            .await
+        let wish = Wish::Promote { full: asked.full };
+        self.steer(&request, &asked.deployment_id, wish).await
     }
 
     async fn pause(

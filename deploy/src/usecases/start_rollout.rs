@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sha2::{Digest as _, Sha256};
 use slipway_core::access::{ApprovalRule, Caller, Deed, Role};
+use slipway_core::gate::{GateRules, OnInconclusive, OnUnproven, read_rules};
 use slipway_core::pipeline::{DeploySpec, EnvValue, EnvironmentSpec, Strategy};
 use slipway_core::rollout::{
-    Facts, Kind, RolloutPlan, State, Step, Timings, VersionSpec, WatchLimits, pinned_digest,
+    Facts, Kind, RolloutPlan, State, Step, Timings, VersionSpec, pinned_digest,
 };
-use slipway_core::traffic::FULL_BP;
+use slipway_core::traffic::{FULL_BP, Stickiness};
 use slipway_store::{Begun, EnvironmentRow, NewRollout, NewVersion, RolloutRow};
 
 use super::Refused;
@@ -17,6 +18,14 @@ use crate::run::Coordinator;
 
 /// The largest deploy section.
 const DEPLOY_MAX: usize = 256 * 1024;
+
+/// A canary's steps when nobody says others: weight and bake.
+const USUAL_STEPS: [(u32, u64); 4] = [
+    (100, 300_000),
+    (1_000, 300_000),
+    (5_000, 600_000),
+    (FULL_BP, 0),
+];
 
 /// What is asked for.
 #[derive(Clone, Debug, Default)]
@@ -90,11 +99,9 @@ pub(super) async fn begin(
     let mut plan = plan(coordinator, &id, &start, &spec, &environment, &registered)?;
     plan.initiators = initiators;
     plan.approval = approval(&environment, &policy);
-    if let Some(ppm) = max_error_ppm(&environment)? {
-        plan.limits.max_error_ppm = ppm;
-    }
+    plan.gates = gates(&environment)?;
     if policy.max_error_ppm > 0 {
-        plan.limits.max_error_ppm = plan.limits.max_error_ppm.min(policy.max_error_ppm);
+        plan.gates.watch_error_ppm = plan.gates.watch_error_ppm.min(policy.max_error_ppm);
     }
     plan.check()?;
     let known = coordinator
@@ -211,20 +218,13 @@ fn plan(
             return Err(Refused::Field("strategy", text));
         }
     };
-    let steps = match strategy {
-        Strategy::Canary => environment
-            .steps
-            .iter()
-            .map(|step| Step {
-                weight_bp: step.weight_bp,
-                bake_ms: step.bake_ms,
-            })
-            .collect(),
-        _ => vec![Step {
-            weight_bp: FULL_BP,
-            bake_ms: 0,
-        }],
-    };
+    let replicas = environment.replicas.unwrap_or(spec.replicas);
+    let steps = steps(
+        strategy,
+        environment,
+        replicas,
+        coordinator.defaults.min_ready_ms,
+    );
     let defaults = coordinator.defaults;
     Ok(RolloutPlan {
         kind: Kind::Rollout,
@@ -236,7 +236,7 @@ fn plan(
             version_id: id.to_owned(),
             image: start.image.clone(),
             port: spec.port,
-            replicas: environment.replicas.unwrap_or(spec.replicas),
+            replicas,
             health_path: spec.health_path.clone(),
             environment: variables(&environment.environment)?,
             memory_bytes: environment.memory_bytes,
@@ -258,9 +258,11 @@ fn plan(
             watch_ms: environment.watch_ms,
             retain_old_ms: environment.retain_old_ms,
             drain_ms: environment.drain_ms,
+            tick_ms: defaults.tick_ms,
             ..Timings::default()
         },
-        limits: WatchLimits::default(),
+        gates: GateRules::default(),
+        stickiness: stickiness(environment)?,
         facts: Facts {
             build_id: start.build_id.clone(),
             commit_sha: start.commit_sha.clone(),
@@ -269,6 +271,54 @@ fn plan(
         },
         first: false,
     })
+}
+
+/// The steps of a strategy. A canary that the file says nothing about has the usual ones; rolling
+/// takes a batch of instances at a time.
+fn steps(
+    strategy: Strategy,
+    environment: &EnvironmentSpec,
+    replicas: u32,
+    batch_bake_ms: u64,
+) -> Vec<Step> {
+    let step = |weight_bp, bake_ms| Step {
+        weight_bp,
+        bake_ms,
+        approval: false,
+    };
+    match strategy {
+        Strategy::BlueGreen => vec![step(FULL_BP, 0)],
+        Strategy::Canary if environment.steps.is_empty() => USUAL_STEPS
+            .into_iter()
+            .map(|(weight_bp, bake_ms)| step(weight_bp, bake_ms))
+            .collect(),
+        Strategy::Canary => {
+            let given = environment.steps.iter();
+            given
+                .map(|given| Step {
+                    weight_bp: given.weight_bp,
+                    bake_ms: given.bake_ms,
+                    approval: given.approval,
+                })
+                .collect()
+        }
+        Strategy::Rolling => {
+            let batch = replicas * environment.max_surge_percent.min(100);
+            let batch = batch.div_ceil(100).max(1);
+            let ends = (1..=replicas.div_ceil(batch)).map(|i| (i * batch).min(replicas));
+            ends.map(|count| step(count * FULL_BP / replicas.max(1), batch_bake_ms))
+                .collect()
+        }
+    }
+}
+
+fn stickiness(environment: &EnvironmentSpec) -> Result<Stickiness, Refused> {
+    match environment.stickiness.as_str() {
+        "" => Ok(Stickiness::Auto),
+        word => word
+            .parse()
+            .map_err(|error| Refused::Field("stickiness", format!("is `{word}`: {error}"))),
+    }
 }
 
 fn variables(given: &BTreeMap<String, EnvValue>) -> Result<BTreeMap<String, String>, Refused> {
@@ -284,43 +334,27 @@ fn variables(given: &BTreeMap<String, EnvValue>) -> Result<BTreeMap<String, Stri
     given.iter().map(value).collect()
 }
 
-/// What the file's gates ask of a version that has all traffic, in parts per million. A gate that
-/// nothing here evaluates is refused: it must never look as if it had passed.
-fn max_error_ppm(environment: &EnvironmentSpec) -> Result<Option<u64>, Refused> {
+/// The file's gates. A gate that nothing here evaluates is refused: it must never look as if it had
+/// passed.
+fn gates(environment: &EnvironmentSpec) -> Result<GateRules, Refused> {
     if environment.on_failure == "hold" {
         let text = "`hold` is not available in this version; use `rollback`".to_owned();
         return Err(Refused::Field("on_failure", text));
     }
-    let bad = |text: String| Err(Refused::Field("gates", text));
-    let gates = match &environment.gates {
-        serde_json::Value::Null => return Ok(None),
-        serde_json::Value::Object(gates) => gates,
-        _ => return bad("must be a map of gates".to_owned()),
+    let read = read_rules(&environment.gates);
+    let mut rules = read.map_err(|text| Refused::Field("gates", text))?;
+    rules.on_inconclusive = match environment.on_inconclusive.as_str() {
+        "" | "pause" => OnInconclusive::Pause,
+        "rollback" => OnInconclusive::Rollback,
+        "proceed" => OnInconclusive::Proceed,
+        other => return Err(Refused::Field("on_inconclusive", format!("is `{other}`"))),
     };
-    if let Some(other) = gates.keys().find(|name| name.as_str() != "watch") {
-        return bad(format!(
-            "names `{other}`, which is not available in this version; `watch` is"
-        ));
-    }
-    let Some(rate) = gates
-        .get("watch")
-        .and_then(|watch| watch.get("max_error_rate"))
-    else {
-        return Ok(None);
+    rules.on_unproven = match environment.on_unproven.as_str() {
+        "" | "proceed" => OnUnproven::Proceed,
+        "pause" => OnUnproven::Pause,
+        other => return Err(Refused::Field("on_unproven", format!("is `{other}`"))),
     };
-    let percent = match rate {
-        serde_json::Value::String(text) => text.trim().trim_end_matches('%').trim().parse().ok(),
-        other => other.as_f64(),
-    };
-    match percent.filter(|percent: &f64| (0.0..=100.0).contains(percent)) {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "0 to 100, checked"
-        )]
-        Some(percent) => Ok(Some((percent * 10_000.0).round() as u64)),
-        None => bad("`watch.max_error_rate` must be a share such as 1%".to_owned()),
-    }
+    Ok(rules)
 }
 
 /// The stricter of what the file and the server ask for.
@@ -436,6 +470,9 @@ mod tests {
             max_surge_percent: 0,
             max_unavailable_percent: 0,
             gates,
+            on_inconclusive: String::new(),
+            on_unproven: String::new(),
+            stickiness: String::new(),
             on_failure: on_failure.to_owned(),
             require_staging: true,
         }
@@ -443,20 +480,33 @@ mod tests {
 
     #[test]
     fn a_gate_that_nothing_evaluates_is_refused_and_never_skipped() {
-        let ppm = |gates| max_error_ppm(&spec(gates, "rollback")).map_err(|e| e.to_string());
-        assert_eq!(ppm(serde_json::Value::Null), Ok(None));
-        assert_eq!(ppm(serde_json::json!({ "watch": {} })), Ok(None));
-        let watch = |rate: serde_json::Value| {
-            ppm(serde_json::json!({ "watch": { "max_error_rate": rate } }))
-        };
-        assert_eq!(watch("1%".into()), Ok(Some(10_000)));
-        assert_eq!(watch(0.1.into()), Ok(Some(1_000)));
-        for bad in ["x", "-1%", "101%", "NaN", ""] {
-            assert!(watch(bad.into()).is_err(), "{bad}");
+        let ppm = |gates| gates_of(gates, "rollback").map(|rules| rules.watch_error_ppm);
+        fn gates_of(given: serde_json::Value, on_failure: &str) -> Result<GateRules, String> {
+            gates(&spec(given, on_failure)).map_err(|e| e.to_string())
         }
+        assert_eq!(ppm(serde_json::Value::Null), Ok(10_000));
+        let watch = serde_json::json!({ "watch": { "max_error_rate": "0.1%" } });
+        assert_eq!(ppm(watch), Ok(1_000));
         assert!(ppm(serde_json::json!({ "custom": [] })).is_err());
-        assert!(ppm(serde_json::json!([])).is_err());
-        assert!(max_error_ppm(&spec(serde_json::Value::Null, "hold")).is_err());
+        assert!(gates_of(serde_json::Value::Null, "hold").is_err());
+    }
+
+    #[test]
+    fn rolling_goes_batch_by_batch_and_a_canary_has_its_usual_steps() {
+        let mut environment = spec(serde_json::Value::Null, "rollback");
+        environment.max_surge_percent = 25;
+        let weights = |strategy, replicas| -> Vec<u32> {
+            let all = steps(strategy, &environment, replicas, 1);
+            all.iter().map(|step| step.weight_bp).collect()
+        };
+        assert_eq!(weights(Strategy::Rolling, 4), [2_500, 5_000, 7_500, 10_000]);
+        assert_eq!(weights(Strategy::Rolling, 3), [3_333, 6_666, 10_000]);
+        assert_eq!(weights(Strategy::Rolling, 1), [10_000]);
+        assert_eq!(
+            weights(Strategy::Rolling, 10),
+            [3_000, 6_000, 9_000, 10_000]
+        );
+        assert_eq!(weights(Strategy::Canary, 1), [100, 1_000, 5_000, 10_000]);
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod instances;
 mod latency;
 mod power;
 mod ratio;
+mod read;
 mod rules;
 mod sentence;
 mod tick;
@@ -32,6 +33,7 @@ pub use instances::{ExitVerdict, Exits, MemorySample, judge_exits, judge_memory}
 pub use latency::LatencyWindow;
 pub use power::detectable;
 pub use ratio::{Arm, Look, Pair, RatioTest, Terms};
+pub use read::read_rules;
 pub use rules::{
     ErrorRule, GateRules, LatencyRule, MemoryRule, Mode, OnInconclusive, OnUnproven, RULE_VERSION,
     RestartRule, theta,

@@ -37,11 +37,16 @@ impl Counts {
     /// What was counted since `earlier`; `None` when a count went down.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Option<Self> {
+        let total = self.total.checked_sub(earlier.total)?;
+        let bad = self.bad.checked_sub(earlier.bad)?;
+        // A request may be counted between the reading of a whole and of its half.
+        let half_total = self.half_total.checked_sub(earlier.half_total)?.min(total);
+        let half_bad = self.half_bad.checked_sub(earlier.half_bad)?;
         Some(Self {
-            total: self.total.checked_sub(earlier.total)?,
-            bad: self.bad.checked_sub(earlier.bad)?,
-            half_total: self.half_total.checked_sub(earlier.half_total)?,
-            half_bad: self.half_bad.checked_sub(earlier.half_bad)?,
+            total,
+            bad,
+            half_total,
+            half_bad: half_bad.min(bad).min(half_total),
             latency: self.latency.since(&earlier.latency)?,
             exits: self.exits.checked_sub(earlier.exits)?,
             oom: self.oom.checked_sub(earlier.oom)?,

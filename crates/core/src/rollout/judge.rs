@@ -72,6 +72,14 @@ pub fn instances_at(plan: &RolloutPlan, weight_bp: u32) -> u32 {
     u32::try_from(wanted).unwrap_or(all).clamp(1, all.max(1))
 }
 
+/// How many of stable's instances go on beside a new version with this weight.
+#[must_use]
+pub fn parked_to(stable: usize, new_bp: u32) -> usize {
+    let left = u128::from(FULL_BP.saturating_sub(new_bp));
+    let keep = (stable as u128 * left).div_ceil(u128::from(FULL_BP));
+    usize::try_from(keep).unwrap_or(stable)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

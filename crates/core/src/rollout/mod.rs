@@ -18,7 +18,7 @@ mod spec;
 mod state;
 
 pub use decide::plan;
-pub use judge::{Windows, instances_at, judge_gates};
+pub use judge::{Windows, instances_at, judge_gates, parked_to};
 pub use lock::{
     HEARTBEAT, Held, LOCK_TTL, LockAnswer, SAFETY_MARGIN, WAIT_LIMIT, Waiter, ask, is_lost,
 };

@@ -89,6 +89,8 @@ pub struct TrafficView {
     pub fence: Fence,
     /// Weights in use.
     pub weights: BTreeMap<String, u32>,
+    /// The new version keeps its weight only while somebody looks after it.
+    pub leased: bool,
     /// Why the router took the new version out by itself.
     pub tripped: Option<String>,
 }

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use crate::access::ApprovalRule;
 use crate::gate::GateRules;
 use crate::pipeline::{SmokeCheck, Strategy};
-use crate::traffic::FULL_BP;
+use crate::traffic::{FULL_BP, Stickiness};
 
 /// Instances of one service that one coordinator starts on one host.
 const REPLICAS_MAX: u32 = 100;
@@ -170,6 +170,9 @@ pub struct RolloutPlan {
     /// What is too bad.
     #[serde(default)]
     pub gates: GateRules,
+    /// Who stays where while two versions share traffic.
+    #[serde(default)]
+    pub stickiness: Stickiness,
     /// What else is launched.
     pub facts: Facts,
     /// The deploy section that it was planned from, JSON: what comes after it is read here. Its hash

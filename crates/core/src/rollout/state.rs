@@ -25,6 +25,8 @@ pub enum Effect {
         /// Basis points.
         new_bp: u32,
     },
+    /// The new version keeps all traffic for good: nobody has to look after it any more.
+    Seal,
     /// No more than so many of stable's instances are running; the others are stopped, and kept.
     ParkStable {
         /// How many go on.
@@ -44,6 +46,7 @@ impl Effect {
             Self::EnsureNew { .. } => "ensure_new",
             Self::EnsureStable => "ensure_stable",
             Self::Route { .. } => "route",
+            Self::Seal => "seal",
             Self::ParkStable { .. } => "park_stable",
             Self::DrainNew => "drain_new",
             Self::RetireNew => "retire_new",

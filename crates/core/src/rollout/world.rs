@@ -47,6 +47,7 @@ pub(super) struct Router {
     pub(super) table: Option<TrafficTable>,
     pub(super) counters: BTreeMap<String, Counts>,
     pub(super) tripped: Option<String>,
+    pub(super) leased: bool,
     pub(super) readable: bool,
     pub(super) commits: u32,
     pub(super) refused: u32,
@@ -151,6 +152,7 @@ pub(super) fn plan_of(kind: Kind) -> RolloutPlan {
             ..Timings::default()
         },
         gates: crate::gate::GateRules::default(),
+        stickiness: crate::traffic::Stickiness::Auto,
         facts: Facts::default(),
         section: String::new(),
         first: false,
@@ -207,6 +209,7 @@ impl World {
                 table: None,
                 counters: BTreeMap::new(),
                 tripped: None,
+                leased: false,
                 readable: true,
                 commits: 0,
                 refused: 0,
@@ -243,6 +246,9 @@ impl World {
             listen: "127.0.0.1:8081".to_owned(),
             versions: weights.iter().map(share).collect(),
             upstream_timeout_ms: 1_000,
+            canary: String::new(),
+            stickiness: crate::traffic::Stickiness::None,
+            lease: None,
         }
     }
 

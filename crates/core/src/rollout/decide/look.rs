@@ -6,7 +6,8 @@ use super::{Decision, SOON, TICK, millis};
 use crate::gate::{Doubt, GateReport, OnInconclusive, OnUnproven, Verdict};
 use crate::rollout::phase::Phase;
 use crate::rollout::snapshot::{Next, Plan};
-use crate::rollout::state::{PauseWhy, Transition};
+use crate::rollout::state::{Effect, PauseWhy, Transition};
+use crate::traffic::FULL_BP;
 
 /// Up to a tenth of the traffic, weight stays where it is while nothing can be seen.
 const BLIND_HOLDS_BP: u32 = 1_000;
@@ -106,7 +107,23 @@ impl Decision<'_> {
         if asks && self.s.state.phase == Phase::Bake {
             return self.pause(PauseWhy::Approval, "a person must agree to the next step");
         }
-        self.say(Next::Enter(self.forward(false)), text)
+        self.go_on(self.forward(false), text)
+    }
+
+    /// Goes on; before the end, the new version gets its traffic for good.
+    pub(super) fn go_on(&self, then: Transition, text: &str) -> Plan {
+        let leased = self
+            .observed()
+            .traffic
+            .as_ref()
+            .is_some_and(|traffic| traffic.leased);
+        let step = self.s.state.step.as_ref();
+        let sealing = step.is_some_and(|step| step.effect == Effect::Seal);
+        if then.phase != Phase::Succeeded || !(leased || sealing) {
+            return self.say(Next::Enter(then), text);
+        }
+        let sealed = self.routed(FULL_BP).map(|routed| routed && !leased);
+        self.drive(Effect::Seal, sealed, Some(then))
     }
 
     fn pause(&self, why: PauseWhy, text: &str) -> Plan {

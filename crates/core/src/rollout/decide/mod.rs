@@ -8,7 +8,7 @@ mod start;
 use std::time::Duration;
 
 use crate::pipeline::Strategy;
-use crate::rollout::judge::instances_at;
+use crate::rollout::judge::{instances_at, parked_to};
 use crate::rollout::lock::SAFETY_MARGIN;
 use crate::rollout::phase::Phase;
 use crate::rollout::snapshot::{LockView, Next, Observed, Plan, Smoke, Snapshot, TargetView, Wish};
@@ -145,7 +145,7 @@ impl Decision<'_> {
                     next.step_idx = self.last_step();
                     next.phase = Phase::Prepare;
                 }
-                Some(self.say(Next::Enter(next), "promoted"))
+                Some(self.go_on(next, "promoted"))
             }
             _ => None,
         }
@@ -371,13 +371,6 @@ impl Decision<'_> {
             }
         }
     }
-}
-
-/// How many of stable's instances go on beside a new version with this weight.
-pub(super) fn parked_to(stable: usize, new_bp: u32) -> usize {
-    let left = u128::from(FULL_BP.saturating_sub(new_bp));
-    let keep = (stable as u128 * left).div_ceil(u128::from(FULL_BP));
-    usize::try_from(keep).unwrap_or(stable)
 }
 
 fn millis(duration: Duration) -> u64 {

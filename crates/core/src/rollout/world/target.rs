@@ -36,6 +36,7 @@ impl World {
                 .flat_map(|table| &table.versions)
                 .map(|share| (share.version.clone(), share.weight_bp))
                 .collect(),
+            leased: self.router.leased,
             tripped: self.router.tripped.clone(),
         });
         let smoke = match self.faults.smoke_fails {
@@ -104,7 +105,11 @@ impl World {
                     .expect("there is a stable version");
                 self.ensure(&stable, 2);
             }
-            Effect::Route { new_bp } => return self.route(new_bp, fence),
+            Effect::Route { new_bp } => {
+                let leased = new_bp > 0 && self.plan.kind == Kind::Rollout;
+                return self.route(new_bp, fence, leased);
+            }
+            Effect::Seal => return self.route(FULL_BP, fence, false),
             Effect::ParkStable { keep } => {
                 let stable = self.state.stable.clone().unwrap_or_default();
                 for one in self
@@ -139,7 +144,7 @@ impl World {
         }
     }
 
-    pub(super) fn route(&mut self, new_bp: u32, fence: Fence) -> bool {
+    pub(super) fn route(&mut self, new_bp: u32, fence: Fence, leased: bool) -> bool {
         let stable = self.state.stable.clone();
         let mut weights = vec![(NEW, new_bp)];
         if let Some(stable) = &stable {
@@ -154,6 +159,7 @@ impl World {
                     hash: table.hash(),
                 });
                 self.router.table = Some(table);
+                self.router.leased = leased;
                 self.router.commits += 1;
                 true
             }
