@@ -53,6 +53,7 @@ impl Rollouts for RolloutsApi {
             deploy_json: asked.deploy_json,
             strategy: asked.strategy,
             initiator: asked.initiator,
+            supersede: asked.supersede,
         };
         let started = usecases::start_rollout(&self.coordinator, &caller, start).await;
         let row = started.map_err(|e| status(&e))?;

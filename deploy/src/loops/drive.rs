@@ -15,7 +15,7 @@ use super::effects::{self, EffectError};
 use super::gates;
 use super::observe::{self, Memory};
 use super::record::{self, LastLook};
-use crate::places::{Adapters, ServiceAddress};
+use crate::places::{Adapters, Policy, ServiceAddress};
 use crate::run::Coordinator;
 use crate::targets::Place;
 
@@ -161,7 +161,9 @@ impl Driver<'_> {
             Phase::Planned | Phase::WaitLock => coordinator.barred(row, &self.plan).await?,
             _ => (None, false),
         };
+        let policy: Policy = serde_json::from_str(&environment.policy)?;
         Ok(Snapshot {
+            frozen: rollout::frozen(&policy.freeze, coordinator.clock.now()),
             plan: (*self.plan).clone(),
             state: state.clone(),
             token: u64::try_from(row.token)?,

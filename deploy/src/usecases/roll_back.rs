@@ -207,7 +207,7 @@ fn plan(row: &RolloutRow, goal: &VersionRow) -> Result<RolloutPlan, Refused> {
     Ok(plan)
 }
 
-async fn active_rollouts(
+pub(super) async fn active_rollouts(
     coordinator: &Coordinator,
     row: &RolloutRow,
 ) -> Result<Vec<String>, Refused> {

@@ -7,7 +7,7 @@ use slipway_core::access::{ApprovalRule, Caller, Deed, Role};
 use slipway_core::gate::{GateRules, OnInconclusive, OnUnproven, read_rules};
 use slipway_core::pipeline::{DeploySpec, EnvValue, EnvironmentSpec, Strategy};
 use slipway_core::rollout::{
-    Facts, Kind, RolloutPlan, State, Step, Timings, VersionSpec, pinned_digest,
+    Facts, Kind, RolloutPlan, State, Step, Timings, VersionSpec, Wish, pinned_digest,
 };
 use slipway_core::traffic::{FULL_BP, Stickiness};
 use slipway_store::{Begun, EnvironmentRow, NewRollout, NewVersion, RolloutRow};
@@ -39,6 +39,8 @@ pub(crate) struct Start {
     pub(crate) deploy_json: String,
     pub(crate) strategy: String,
     pub(crate) initiator: String,
+    /// Rollouts that are under way there go back to stable first.
+    pub(crate) supersede: bool,
 }
 
 /// Starts a rollout. The same idempotency key gives the same rollout.
@@ -57,14 +59,42 @@ pub(crate) async fn start_rollout(
     let initiators = initiators(caller, &start.initiator)?;
     let key = (!start.idempotency_key.is_empty())
         .then(|| format!("start/{}/{}", caller.subject, start.idempotency_key));
-    begin(
+    let supersede = start.supersede;
+    let row = begin(
         coordinator,
         ("token", &caller.subject),
         initiators,
         key,
         start,
     )
-    .await
+    .await?;
+    if supersede {
+        superseded(coordinator, caller, &row).await?;
+    }
+    Ok(row)
+}
+
+/// Never from one new version to another: whatever is on its way there goes back to stable, and then
+/// the place is this one's.
+async fn superseded(
+    coordinator: &Coordinator,
+    caller: &Caller,
+    row: &RolloutRow,
+) -> Result<(), Refused> {
+    for other in super::roll_back::active_rollouts(coordinator, row).await? {
+        if other >= row.deployment_id {
+            continue;
+        }
+        let wish = Wish::Abort {
+            reason: format!("superseded by {}", row.deployment_id),
+        };
+        match super::steer(coordinator, caller, &other, &wish).await {
+            // It ended meanwhile: nothing is in the way.
+            Ok(_) | Err(Refused::State(..)) => {}
+            Err(refused) => return Err(refused),
+        }
+    }
+    Ok(())
 }
 
 /// Checks and stores a rollout that `actor` may start.

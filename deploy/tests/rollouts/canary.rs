@@ -250,3 +250,28 @@ async fn rolling_goes_batch_by_batch_and_its_rollback_brings_the_stopped_ones_ba
     assert_eq!(running(&all, &first), 2, "stopped instances are back");
     assert!(!all.contains_key(&id));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_superseding_rollout_lets_the_one_before_go_back_to_stable_first() {
+    let (mut world, _one, first) = serving_one().await;
+    let (second, _two) = canary(&mut world, &[1_000, 10_000], 600_000, |_| {}).await;
+    world
+        .until(&second, "baked", |row| row.phase == "bake")
+        .await;
+    let three = Instance::start().await;
+    world.fakes.target.serve(&image('3'), &three.address);
+    let supersede = |deploy: &mut serde_json::Value| deploy["supersede"] = json!(true);
+    let third = world
+        .deploy("production", &image('3'), supersede)
+        .await
+        .unwrap();
+    let row = world.ended(&second).await;
+    assert_eq!(row.status, "rolled_back");
+    assert_eq!(row.reason, Some(format!("superseded by {third}")));
+    let row = world.ended(&third).await;
+    assert_eq!(
+        (row.status.as_str(), row.source_version),
+        ("completed", Some(first))
+    );
+    assert_eq!(world.serving("production").await, Some(third));
+}

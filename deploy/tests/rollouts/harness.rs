@@ -165,6 +165,7 @@ impl World {
             deploy_json: deploy.to_string(),
             strategy: String::new(),
             initiator: String::new(),
+            supersede: deploy["supersede"] == true,
         };
         let answer = self.client().await.start(as_user("alice", start)).await?;
         Ok(answer.into_inner().deployment_id)

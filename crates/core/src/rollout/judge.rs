@@ -3,7 +3,7 @@
 use super::phase::Phase;
 use super::spec::RolloutPlan;
 use super::state::State;
-use crate::gate::{Bake, GateReport, Instances, Tick, judge_bake, judge_watch, theta};
+use crate::gate::{Bake, GateReport, Instances, Reading, Tick, judge_bake, judge_watch, theta};
 use crate::pipeline::Strategy;
 use crate::time::Timestamp;
 use crate::traffic::FULL_BP;
@@ -55,6 +55,40 @@ pub fn judge_gates(
         Phase::Watch => Some(judge_watch(&bake)),
         _ => None,
     }
+}
+
+/// Judges a recorded step again: stable's ticks before it, and the readings since. The same numbers give
+/// the same verdict.
+#[must_use]
+pub fn judge_recorded(
+    plan: &RolloutPlan,
+    step_idx: u32,
+    baseline: &[Tick],
+    readings: &[Reading],
+) -> Option<GateReport> {
+    let (first, last) = (readings.first()?, readings.last()?);
+    let ticks: Vec<Tick> = readings
+        .iter()
+        .zip(readings.iter().skip(1))
+        .map(|(before, after)| after.since(before))
+        .collect();
+    let mut state = State::planned(Timestamp::from_millis(first.at));
+    state.step_idx = step_idx;
+    let step = usize::try_from(step_idx).ok();
+    let weight = step
+        .and_then(|idx| plan.steps.get(idx))
+        .map(|step| step.weight_bp);
+    state.phase = if weight.is_none_or(|weight| weight == FULL_BP) {
+        Phase::Watch
+    } else {
+        Phase::Bake
+    };
+    let windows = Windows {
+        baseline,
+        ticks: &ticks,
+        instances: None,
+    };
+    judge_gates(plan, &state, windows, Timestamp::from_millis(last.at))
 }
 
 /// How many instances of the new version a weight needs: a quarter more than its share, because they

@@ -10,6 +10,8 @@
 //! the new version proven or the stable one back; nobody acts without the lock.
 
 mod decide;
+mod explain;
+mod freeze;
 mod judge;
 mod lock;
 mod phase;
@@ -18,7 +20,9 @@ mod spec;
 mod state;
 
 pub use decide::plan;
-pub use judge::{Windows, instances_at, judge_gates, parked_to};
+pub use explain::explain;
+pub use freeze::{Freeze, check_freezes, frozen};
+pub use judge::{Windows, instances_at, judge_gates, judge_recorded, parked_to};
 pub use lock::{
     HEARTBEAT, Held, LOCK_TTL, LockAnswer, SAFETY_MARGIN, WAIT_LIMIT, Waiter, ask, is_lost,
 };

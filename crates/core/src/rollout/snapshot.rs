@@ -187,6 +187,8 @@ pub struct Snapshot {
     pub barred: Option<String>,
     /// That may still change by itself: the rollout that must succeed first is under way.
     pub awaited: bool,
+    /// Why nothing may start here now.
+    pub frozen: Option<String>,
     /// The version that was last proven good here.
     pub good_version: Option<String>,
     /// What was seen.

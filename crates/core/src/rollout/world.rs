@@ -98,6 +98,7 @@ pub(super) struct World {
     pub(super) approval: Judgement,
     pub(super) plan_changed: bool,
     pub(super) barred: Option<String>,
+    pub(super) frozen: Option<String>,
     pub(super) awaited: bool,
     pub(super) router: Router,
     /// Version → instances, with whether each is running.
@@ -203,6 +204,7 @@ impl World {
             approval: Judgement::NotNeeded,
             plan_changed: false,
             barred: None,
+            frozen: None,
             awaited: false,
             router: Router {
                 seen: None,
@@ -316,6 +318,7 @@ impl World {
             approval: self.approval.clone(),
             plan_changed: self.plan_changed,
             barred: self.barred.clone(),
+            frozen: self.frozen.clone(),
             awaited: self.awaited,
             good_version: self.good.clone(),
             observed: self.observe(),

@@ -18,6 +18,24 @@ const MAX_AGE_S: u32 = 86_400;
 /// Ids are ours and this long; anything longer is somebody else's.
 const ID_MAX: usize = 64;
 
+/// The other end of a connection, looked at once.
+#[derive(Clone, Copy)]
+pub(super) struct Peer {
+    pub(super) ip: IpAddr,
+    /// In which half of all clients its address is.
+    second_half: bool,
+}
+
+impl Peer {
+    pub(super) fn new(ip: IpAddr) -> Self {
+        let second_half = match ip {
+            IpAddr::V4(ip) => second_half(&ip.octets()),
+            IpAddr::V6(ip) => second_half(&ip.octets()),
+        };
+        Self { ip, second_half }
+    }
+}
+
 /// A client, and the cookie that it is to be given.
 pub(super) struct Known {
     pub(super) client: Client,
@@ -28,16 +46,13 @@ pub(super) struct Known {
 pub(super) fn known(
     service: &Service,
     headers: &HeaderMap,
-    peer: IpAddr,
+    peer: Peer,
     is_get: bool,
     fresh: impl FnOnce() -> String,
 ) -> Known {
     let mut known = Known {
         client: Client {
-            second_half: match peer {
-                IpAddr::V4(ip) => second_half(&ip.octets()),
-                IpAddr::V6(ip) => second_half(&ip.octets()),
-            },
+            second_half: peer.second_half,
             sticky: None,
         },
         cookie: None,
@@ -48,7 +63,7 @@ pub(super) fn known(
     };
     known.client.sticky = match &live.table.stickiness {
         Stickiness::None => None,
-        Stickiness::Ip => Some(peer.to_string().into_bytes()),
+        Stickiness::Ip => Some(peer.ip.to_string().into_bytes()),
         Stickiness::Header(name) => headers.get(name.as_str()).map(|v| v.as_bytes().to_vec()),
         Stickiness::Auto => match id_of(headers) {
             Some(id) => Some(id.to_vec()),

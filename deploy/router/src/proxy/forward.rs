@@ -1,6 +1,5 @@
 //! One request: choose an instance, send, pass the answer on. Repeats only what may be repeated.
 
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -87,10 +86,10 @@ enum Tried {
 
 impl Proxy {
     /// Answers one request that came in on `listen`.
-    pub(crate) async fn answer(
+    pub(super) async fn answer(
         &self,
         listen: &str,
-        peer: IpAddr,
+        peer: client::Peer,
         mut request: Request<Incoming>,
     ) -> Response<Body> {
         if let Some(trouble) = headers::framing_trouble(request.headers()) {
@@ -131,13 +130,13 @@ impl Proxy {
         if let Some(protocol) = headers::upgrade(request.headers()) {
             let asking = upgrade::Asking {
                 client: known.client,
-                peer,
+                peer: peer.ip,
                 protocol,
             };
             return upgrade::tunnel(self, &service, place, request, asking).await;
         }
         headers::strip_hop_by_hop_but_framing(request.headers_mut());
-        headers::forwarded(request.headers_mut(), peer);
+        headers::forwarded(request.headers_mut(), peer.ip);
         let mut response = self.forward(&service, place, &known.client, request).await;
         if let Some(cookie) = known.cookie {
             response.headers_mut().append(header::SET_COOKIE, cookie);

@@ -48,6 +48,10 @@ impl Decision<'_> {
             LockView::Mine { .. } => {}
             LockView::TimedOut => return self.fail("lock_timeout: waited 30 minutes for its turn"),
             LockView::NotMine | LockView::Lost => {
+                // Before the lock: whoever may not start holds nobody up.
+                if let Some(frozen) = self.s.frozen.as_ref().filter(|_| !rollback) {
+                    return self.wait(frozen.clone(), TICK);
+                }
                 return Plan {
                     next: Next::AskLock,
                     report: "asks for the lock".to_owned(),
