@@ -18,6 +18,7 @@ mod guard;
 mod metrics;
 mod proxy;
 mod run;
+mod service;
 mod services;
 mod state_file;
 mod table;

@@ -29,11 +29,6 @@ impl Routed {
             .args(["router", "--log", "warn", "--health-address", ""])
             .arg("--state-dir")
             .arg(dir)
-            .envs(
-                std::env::var("ROUTER_THREADS")
-                    .ok()
-                    .map(|n| ("TOKIO_WORKER_THREADS", n)),
-            )
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
