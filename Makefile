@@ -8,10 +8,10 @@ help: ## what there is
 setup: ## installs what the tests and the demo need, or names what is missing
 	@sh tests/setup.sh
 
-demo: ## the main job on this machine: push, build, deploy, switch, roll back (DEMO_EXIT=1 ends by itself)
+demo: ## the main job on this machine: push, build, deploy, switch, roll back (DEMO_EXIT=1 ends by itself; DEMO=canary shows a canary and its gate)
 	@sh tests/setup.sh >/dev/null
 	cargo build --quiet -p slipway-cli -p slipway-tests --bins
-	@./target/debug/slipway-demo
+	@./target/debug/slipway-demo $(DEMO)
 
 test: ## every test; what setup could install is required, not skipped
 	@set -e; required=$$(sh tests/setup.sh | tail -n 1); echo "$$required"; \

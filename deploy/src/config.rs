@@ -51,6 +51,8 @@ pub struct Defaults {
     pub upstream_timeout_ms: u64,
     /// For an instance to stop.
     pub stop_ms: u64,
+    /// How often counters are read while gates look.
+    pub tick_ms: u64,
 }
 
 impl Config {

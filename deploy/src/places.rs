@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
+use slipway_core::rollout::{Freeze, check_freezes};
 use slipway_core::time::Timestamp;
 use slipway_store::{Db, EnvironmentRow, StoreError};
 
@@ -65,6 +66,9 @@ pub struct Policy {
     /// Failed share above which a version is taken back, parts per million; 0 = 1 %.
     #[serde(default)]
     pub max_error_ppm: u64,
+    /// When nothing starts here.
+    #[serde(default)]
+    pub freeze: Vec<Freeze>,
 }
 
 impl EnvironmentTarget {
@@ -96,6 +100,7 @@ pub async fn ensure_environment(
     let json = |value: serde_json::Result<String>| {
         value.map_err(|error| StoreError::Corrupt(error.to_string()))
     };
+    check_freezes(&policy.freeze).map_err(StoreError::Conflict)?;
     let target = json(serde_json::to_string(target))?;
     let policy = json(serde_json::to_string(policy))?;
     db.ensure_environment(id, name, &target, &policy, now).await

@@ -85,6 +85,8 @@ pub(crate) struct Coordinator {
     /// Held from looking at a question until its answer is recorded, so that of answers that come at
     /// once each one sees those before it.
     pub(crate) answering: tokio::sync::Mutex<()>,
+    /// What stable versions were like lately.
+    pub(crate) baselines: loops::Baselines,
     nudges: Mutex<BTreeMap<String, Arc<Notify>>>,
 }
 
@@ -171,6 +173,7 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
         shutdown: work.clone(),
         new_work: Notify::new(),
         answering: tokio::sync::Mutex::default(),
+        baselines: loops::Baselines::default(),
         nudges: Mutex::default(),
     });
     let listener = listen(&config, parts.listener.as_deref()).await?;

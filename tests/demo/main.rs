@@ -6,6 +6,7 @@
 
 #![expect(clippy::print_stdout, reason = "the demonstration talks")]
 
+mod canary;
 mod shop;
 mod stage;
 mod traffic;
@@ -71,7 +72,13 @@ async fn demo() -> anyhow::Result<()> {
     steps.title("start: an image registry and `slipway up`");
     let stage = Stage::start().await?;
     let told = stage.told_to_end();
-    let outcome = act(&stage, &mut steps).await;
+    let outcome = match std::env::args().nth(1).as_deref() {
+        Some("canary") => canary::act(&stage, &mut steps).await,
+        Some(other) => Err(anyhow::anyhow!(
+            "there is no demonstration `{other}`; `canary` is one"
+        )),
+        None => act(&stage, &mut steps).await,
+    };
     steps.table();
     match &outcome {
         Ok(()) => println!("\n   every step held"),

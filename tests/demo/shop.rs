@@ -87,13 +87,34 @@ impl Shop {
         })
     }
 
-    /// Commits and pushes a version; version 3 has a health check that fails.
+    /// From now on, production is rolled out as a canary.
+    pub(crate) fn production_by_canary(&self) -> anyhow::Result<()> {
+        let path = self.work.join(".slipway.yml");
+        let text = std::fs::read_to_string(&path)?;
+        let canary = "strategy: canary\n      steps:\n        - { weight: 10, bake: 60s }\n        - { weight: 50, bake: 20s }\n        - { weight: 100 }\n      watch: 10s";
+        let changed = text.replace("strategy: blue-green\n      watch: 3s", canary);
+        ensure!(
+            changed != text,
+            "the sample pipeline has no blue-green production"
+        );
+        std::fs::write(path, changed)?;
+        Ok(())
+    }
+
+    /// Commits and pushes a version; version 3 has a health check that fails, version 4 fails one
+    /// request in twenty.
     pub(crate) fn push(&mut self, version: &str) -> anyhow::Result<String> {
         let mut app = FILES[0]
             .1
             .replace("VERSION = \"1\"", &format!("VERSION = \"{version}\""));
         if version == "3" {
             app = app.replace("return 200, {\"ok\": True}", "return 500, {\"ok\": False}");
+        }
+        if version == "4" {
+            app = app.replace(
+                "        status, body = page(self.path)\n",
+                "        status, body = page(self.path)\n        if self.path == \"/\":\n            Handler.count = getattr(Handler, \"count\", 0) + 1\n            if Handler.count % 20 == 10:\n                status, body = 500, {\"error\": \"one in twenty\"}\n",
+            );
         }
         std::fs::write(self.work.join("app.py"), app)?;
         git(&self.work, &["add", "-A"])?;

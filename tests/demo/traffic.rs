@@ -36,6 +36,12 @@ impl fmt::Display for Seen {
     }
 }
 
+/// An even pace.
+#[derive(Clone, Copy)]
+pub(crate) struct Steady {
+    pub(crate) per_second: u32,
+}
+
 /// The running clients.
 pub(crate) struct Traffic {
     seen: Arc<Mutex<Seen>>,
@@ -69,6 +75,32 @@ impl Traffic {
                 }
             });
         }
+        traffic
+    }
+
+    /// Starts to ask at an even pace, whatever the answers are.
+    pub(crate) fn steady(address: SocketAddr, pace: Steady) -> Self {
+        let traffic = Self {
+            seen: Arc::default(),
+            last: Arc::default(),
+            shutdown: Shutdown::new(),
+        };
+        let (seen, last) = (Arc::clone(&traffic.seen), Arc::clone(&traffic.last));
+        let stop = traffic.shutdown.clone();
+        traffic.shutdown.spawn("pace", async move {
+            let http = reqwest::Client::new();
+            let url = format!("http://{address}/");
+            let mut ticks = tokio::time::interval(Duration::from_secs(1) / pace.per_second);
+            while !stop.has_begun() {
+                ticks.tick().await;
+                let (seen, last) = (Arc::clone(&seen), Arc::clone(&last));
+                let request = http.get(&url);
+                stop.spawn("request", async move {
+                    let version = answer(request).await;
+                    note(&seen, &last, version);
+                });
+            }
+        });
         traffic
     }
 

@@ -87,6 +87,13 @@ fn table() -> Vec<(Method, &'static str, Deed, Value)> {
         steer("/deployments/{deployment_id}/pause"),
         steer("/deployments/{deployment_id}/resume"),
         steer("/deployments/{deployment_id}/promote"),
+        (
+            put.clone(),
+            "/deployments/{deployment_id}/retry",
+            Deed::StartDeployment,
+            json!({"reason": "because"}),
+        ),
+        read("/deployments/{deployment_id}/replay"),
         read("/feature-flags"),
         (
             post.clone(),

@@ -29,6 +29,7 @@ fn status(refused: &Refused) -> Status {
         Refused::StaleGeneration { .. } => (Code::FailedPrecondition, "stale_generation"),
         Refused::Conflict => (Code::Aborted, "conflict"),
         Refused::Table(_) => (Code::InvalidArgument, "bad_table"),
+        Refused::Tripped(..) => (Code::FailedPrecondition, "tripped"),
         Refused::NotPrepared => (Code::FailedPrecondition, "not_prepared"),
         Refused::NoService(_) => (Code::NotFound, "no_service"),
         Refused::HasWeight(_) => (Code::FailedPrecondition, "has_weight"),
@@ -105,6 +106,17 @@ impl Router for Control {
         Ok(Response::new(v1::DrainResponse {
             cut: u32::try_from(cut).unwrap_or(u32::MAX),
         }))
+    }
+
+    async fn renew_lease(
+        &self,
+        request: Request<v1::RenewLeaseRequest>,
+    ) -> Result<Response<v1::TableState>, Status> {
+        let request = request.into_inner();
+        let fence = convert::fence(request.fence)?;
+        let done = self.services.renew(&request.service, fence).await;
+        let reading = done.map_err(|e| status(&e))?;
+        Ok(Response::new(convert::state(&reading)))
     }
 
     async fn read(

@@ -2,7 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
-use slipway_core::traffic::{Fence, Instance, Share, TrafficTable};
+use slipway_core::traffic::{Fence, TrafficTable};
+use slipway_proto::convert::{table_from_wire, table_to_wire};
 use slipway_proto::v1;
 use tonic::Status;
 
@@ -32,47 +33,8 @@ pub(crate) fn table(wire: Option<v1::TrafficTable>) -> Result<TrafficTable, Stat
             "field `upstream_timeout_ms` must be 1 ms … 1 h",
         ));
     }
-    let share = |version: v1::Version| Share {
-        version: version.version,
-        weight_bp: version.weight_bp,
-        instances: version
-            .instances
-            .into_iter()
-            .map(|instance| Instance {
-                id: instance.id,
-                address: instance.address,
-            })
-            .collect(),
-    };
-    Ok(TrafficTable {
-        service: wire.service,
-        hosts: wire.hosts,
-        listen: wire.listen,
-        versions: wire.versions.into_iter().map(share).collect(),
-        upstream_timeout_ms: wire.upstream_timeout_ms,
-    })
-}
-
-pub(crate) fn table_to_wire(table: &TrafficTable) -> v1::TrafficTable {
-    let version = |share: &Share| v1::Version {
-        version: share.version.clone(),
-        weight_bp: share.weight_bp,
-        instances: share
-            .instances
-            .iter()
-            .map(|i| v1::Instance {
-                id: i.id.clone(),
-                address: i.address.clone(),
-            })
-            .collect(),
-    };
-    v1::TrafficTable {
-        service: table.service.clone(),
-        hosts: table.hosts.clone(),
-        listen: table.listen.clone(),
-        versions: table.versions.iter().map(version).collect(),
-        upstream_timeout_ms: table.upstream_timeout_ms,
-    }
+    table_from_wire(wire)
+        .map_err(|error| Status::invalid_argument(format!("field `stickiness`: {error}")))
 }
 
 pub(crate) fn state(reading: &Reading) -> v1::TableState {
@@ -99,18 +61,36 @@ pub(crate) fn service_state(reading: &Reading) -> v1::ServiceState {
             .iter()
             .map(|(version, state)| counters(version, state))
             .collect(),
+        tripped_version: reading
+            .kept
+            .tripped
+            .as_ref()
+            .map(|t| t.version.clone())
+            .unwrap_or_default(),
+        tripped_reason: reading
+            .kept
+            .tripped
+            .as_ref()
+            .map(|t| t.reason.clone())
+            .unwrap_or_default(),
     }
 }
 
 fn counters(version: &str, state: &VersionState) -> v1::VersionCounters {
+    // Parts before the whole: see where they are counted.
+    let half_bad = state.half_bad.load(Ordering::Relaxed);
+    let half_completed = state.half_completed.load(Ordering::Relaxed);
     v1::VersionCounters {
         version: version.to_owned(),
-        completed: state.completed.load(Ordering::Relaxed),
         status_5xx: state.status_5xx.load(Ordering::Relaxed),
         connect_failed: state.connect_failed.load(Ordering::Relaxed),
         reset: state.reset.load(Ordering::Relaxed),
         timed_out: state.timed_out.load(Ordering::Relaxed),
         client_aborted: state.client_aborted.load(Ordering::Relaxed),
         in_flight: state.in_flight.load(Ordering::SeqCst),
+        completed: state.completed.load(Ordering::Relaxed),
+        half_completed,
+        half_bad,
+        latency: state.latency.read(),
     }
 }

@@ -1,8 +1,11 @@
 //! What is counted for one version, and who is in it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
+use slipway_core::gate::{BUCKETS, bucket_of};
 use tokio::sync::Notify;
 
 /// How one attempt at an instance ended.
@@ -18,6 +21,37 @@ pub(crate) enum Outcome {
     TimedOut,
 }
 
+/// How long a new version may warm up before its answers count as slow or not.
+const WARM_UP_MS: i64 = 30_000;
+
+/// Answers by how long they took.
+#[derive(Debug)]
+pub(crate) struct Latency(Box<[AtomicU64]>);
+
+impl Default for Latency {
+    fn default() -> Self {
+        Self((0..BUCKETS).map(|_| AtomicU64::new(0)).collect())
+    }
+}
+
+impl Latency {
+    fn record(&self, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        if let Some(bucket) = self.0.get(usize::from(bucket_of(micros))) {
+            bucket.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// What is not empty.
+    pub(crate) fn read(&self) -> HashMap<u32, u64> {
+        let counts = (0_u32..).zip(self.0.iter());
+        counts
+            .map(|(bucket, count)| (bucket, count.load(Ordering::Relaxed)))
+            .filter(|(_, count)| *count > 0)
+            .collect()
+    }
+}
+
 /// One version of one service, for as long as the router knows it. Counters only grow.
 #[derive(Debug, Default)]
 pub(crate) struct VersionState {
@@ -29,6 +63,12 @@ pub(crate) struct VersionState {
     pub(crate) client_aborted: AtomicU64,
     pub(crate) in_flight: AtomicU64,
     pub(crate) long_lived: AtomicU64,
+    /// Of all, and of the bad ones, those of the second half of clients.
+    pub(crate) half_completed: AtomicU64,
+    pub(crate) half_bad: AtomicU64,
+    pub(crate) latency: Latency,
+    /// Monotonic milliseconds since when it has had traffic; 0 = never.
+    serves_since: AtomicI64,
     draining: AtomicBool,
     /// Monotonic milliseconds since when; 0 = not draining.
     draining_since: AtomicI64,
@@ -39,11 +79,12 @@ impl VersionState {
     /// Enters a request; `None` when the version is draining, and the caller looks at the table
     /// again. The order (count, then look) is what makes a drain safe: whoever set `draining` and
     /// then reads the count sees every request that got in.
-    pub(crate) fn enter(self: &Arc<Self>) -> Option<Ticket> {
+    pub(crate) fn enter(self: &Arc<Self>, second_half: bool) -> Option<Ticket> {
         self.in_flight.fetch_add(1, Ordering::SeqCst);
         let ticket = Ticket {
             version: Arc::clone(self),
             settled: false,
+            second_half,
         };
         if self.draining.load(Ordering::SeqCst) {
             ticket.withdraw();
@@ -62,8 +103,20 @@ impl VersionState {
         (since != 0).then_some(since)
     }
 
+    /// Monotonic milliseconds since when it has had traffic.
+    pub(crate) fn serves_since(&self) -> Option<i64> {
+        let since = self.serves_since.load(Ordering::Relaxed);
+        (since != 0).then_some(since)
+    }
+
     pub(crate) fn set_draining(&self, draining: bool, now_ms: i64) {
         let since = if draining { now_ms.max(1) } else { 0 };
+        if !draining {
+            let first = (0, now_ms.max(1), Ordering::Relaxed, Ordering::Relaxed);
+            let _known = self
+                .serves_since
+                .compare_exchange(first.0, first.1, first.2, first.3);
+        }
         if self.draining.swap(draining, Ordering::SeqCst) != draining {
             self.draining_since.store(since, Ordering::SeqCst);
         }
@@ -89,10 +142,12 @@ impl VersionState {
         }
     }
 
-    fn count(&self, outcome: Outcome) {
+    fn count(&self, outcome: Outcome, second_half: bool) {
         let add = |counter: &AtomicU64| {
             counter.fetch_add(1, Ordering::Relaxed);
         };
+        let bad = !matches!(outcome, Outcome::Answered(status) if status < 500);
+        // The whole before its parts, and read the other way round: no part is larger than its whole.
         add(&self.completed);
         match outcome {
             Outcome::Answered(status) if status >= 500 => add(&self.status_5xx),
@@ -100,6 +155,12 @@ impl VersionState {
             Outcome::ConnectFailed => add(&self.connect_failed),
             Outcome::Reset => add(&self.reset),
             Outcome::TimedOut => add(&self.timed_out),
+        }
+        if second_half {
+            add(&self.half_completed);
+            if bad {
+                add(&self.half_bad);
+            }
         }
     }
 }
@@ -109,6 +170,7 @@ impl VersionState {
 pub(crate) struct Ticket {
     version: Arc<VersionState>,
     settled: bool,
+    second_half: bool,
 }
 
 impl Ticket {
@@ -119,7 +181,15 @@ impl Ticket {
     /// Counts how it ended and leaves.
     pub(crate) fn settle(mut self, outcome: Outcome) {
         self.settled = true;
-        self.version.count(outcome);
+        self.version.count(outcome, self.second_half);
+    }
+
+    /// The head of an answer came after this time.
+    pub(crate) fn answered_after(&self, took: Duration, now_ms: i64) {
+        let since = self.version.serves_since.load(Ordering::Relaxed);
+        if since != 0 && now_ms.saturating_sub(since) >= WARM_UP_MS {
+            self.version.latency.record(took);
+        }
     }
 
     /// Leaves uncounted: it never was an attempt.
@@ -144,9 +214,9 @@ mod tests {
     #[tokio::test]
     async fn a_draining_version_takes_nobody_and_empties_with_its_last_request() {
         let version = Arc::new(VersionState::default());
-        let ticket = version.enter().unwrap();
+        let ticket = version.enter(true).unwrap();
         version.set_draining(true, 5);
-        assert!(version.enter().is_none());
+        assert!(version.enter(true).is_none());
         assert_eq!(version.in_flight.load(Ordering::SeqCst), 1);
         let waiting = {
             let version = Arc::clone(&version);
@@ -157,8 +227,9 @@ mod tests {
         ticket.settle(Outcome::Answered(503));
         waiting.await;
         assert_eq!(version.status_5xx.load(Ordering::Relaxed), 1);
+        assert_eq!(version.half_bad.load(Ordering::Relaxed), 1);
         version.set_draining(false, 9);
-        drop(version.enter().unwrap());
+        drop(version.enter(true).unwrap());
         assert_eq!(version.client_aborted.load(Ordering::Relaxed), 1);
     }
 }

@@ -59,6 +59,7 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
     let proxy = Proxy {
         services: Arc::clone(&services),
         limits: config.limits,
+        rng: parts.rng.clone(),
     };
     let traffic = shutdown.child();
     let listeners = TcpListeners::new(proxy, traffic.clone());
@@ -79,6 +80,8 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
     let listener = control_socket(&socket)
         .await
         .with_context(|| format!("cannot open the control socket {}", socket.display()))?;
+    let guarded = crate::guard::guard(Arc::clone(&services), shutdown.clone());
+    shutdown.spawn("guard", guarded);
     let control = RouterServer::new(Control::new(services))
         .max_decoding_message_size(slipway_proto::DECODE_MAX);
     tracing::info!(socket = %socket.display(), "router ready");

@@ -4,23 +4,20 @@
 //! wait for a change: they load a snapshot.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 use slipway_core::digest::Digest;
 use slipway_core::traffic::{Fence, FenceAnswer, Seen, TableError, TrafficTable, judge};
 use slipway_daemon::Clock;
 
-use crate::counters::VersionState;
-use crate::state_file::{Kept, State, StateFile};
-use crate::table::Live;
+pub(crate) use crate::service::Service;
+use crate::state_file::{Kept, State, StateFile, Tripped};
 
 /// Services of one router.
 const SERVICES_MAX: usize = 1_000;
-/// Versions of one service whose counters are remembered after they left the table.
-const REMEMBERED: usize = 32;
 /// How long a commit waits for short requests of a version that lost its weight. It is effective
 /// before; this only makes the everyday case (old instance stopped at the reply) harmless. A caller
 /// that wants certainty drains.
@@ -39,6 +36,8 @@ pub(crate) enum Refused {
     Conflict,
     #[error("the table may not carry traffic")]
     Table(#[from] TableError),
+    #[error("version `{0}` was taken out by this router ({1}); make a new version")]
+    Tripped(String, String),
     #[error("no table with this hash is prepared; prepare it first")]
     NotPrepared,
     #[error("this router serves no service `{0}`")]
@@ -54,70 +53,6 @@ pub(crate) enum Refused {
     },
     #[error("cannot make the table durable: {0}")]
     NotDurable(String),
-}
-
-/// One service as requests see it.
-pub(crate) struct Service {
-    pub(crate) name: String,
-    pub(crate) live: ArcSwapOption<Live>,
-    pub(crate) in_flight: AtomicU64,
-    states: Mutex<BTreeMap<String, Arc<VersionState>>>,
-}
-
-impl Service {
-    fn new(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            live: ArcSwapOption::empty(),
-            in_flight: AtomicU64::new(0),
-            states: Mutex::default(),
-        }
-    }
-
-    /// Every version that is known, with its counters.
-    pub(crate) fn versions(&self) -> BTreeMap<String, Arc<VersionState>> {
-        self.states
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    /// Swaps the table in. From the return on, every new request uses it.
-    fn install(&self, table: TrafficTable, now_ms: i64) {
-        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = self.live.load_full();
-        let live = Arc::new(Live::new(table, &mut states, before.as_deref()));
-        live.mark(true, now_ms);
-        self.live.store(Some(Arc::clone(&live)));
-        live.mark(false, now_ms);
-        for (version, state) in states.iter() {
-            if !live
-                .table
-                .versions
-                .iter()
-                .any(|share| share.version == *version)
-            {
-                state.set_draining(true, now_ms);
-            }
-        }
-        let gone: Vec<String> = states
-            .iter()
-            .filter(|(version, state)| {
-                state.in_flight.load(Ordering::SeqCst) == 0
-                    && !live
-                        .table
-                        .versions
-                        .iter()
-                        .any(|share| share.version == **version)
-            })
-            .map(|(version, _)| version.clone())
-            .collect();
-        // Version names sort by time of making: the oldest go first.
-        let excess = states.len().saturating_sub(REMEMBERED);
-        for version in gone.iter().take(excess) {
-            states.remove(version);
-        }
-    }
 }
 
 /// A service with what is kept of it.
@@ -234,6 +169,12 @@ impl Services {
             return Err(Refused::TooMany);
         }
         let mut kept = kept.unwrap_or_default();
+        if let Some(tripped) = &kept.tripped
+            && table.weight_of(&tripped.version) > 0
+        {
+            let tripped = tripped.clone();
+            return Err(Refused::Tripped(tripped.version, tripped.reason));
+        }
         match fenced(&kept, fence, table.hash())? {
             Standing::Already => {}
             Standing::New => {
@@ -279,6 +220,13 @@ impl Services {
         kept.seen = Some(Seen { fence, hash });
         kept.active = Some(table.clone());
         kept.prepared = None;
+        // Remembered for as long as somebody might give it weight again.
+        kept.tripped = kept.tripped.filter(|one| {
+            table
+                .versions
+                .iter()
+                .any(|share| share.version == one.version)
+        });
         self.store(&mut inner, name, kept).await?;
         let service = self.ensure_service(name);
         service.install(table, self.now_ms());
@@ -291,6 +239,47 @@ impl Services {
         drop(inner);
         quiesce(&service).await;
         self.read_one(name).await
+    }
+
+    /// The coordinator is there: the new version keeps its weight.
+    pub(crate) async fn renew(&self, name: &str, fence: Fence) -> Result<Reading, Refused> {
+        let reading = self.read_one(name).await?;
+        if fence.token < reading.kept.token_floor {
+            return Err(Refused::StaleToken {
+                asked: fence.token,
+                seen: reading.kept.token_floor,
+            });
+        }
+        reading.service.renew(self.now_ms());
+        Ok(reading)
+    }
+
+    /// Gives stable all traffic, by this router's own decision. Used before it is durable: a router
+    /// that dies in between finds the same again. `tripped` says why, when the version is to get no
+    /// weight again.
+    pub(crate) async fn take_out(
+        &self,
+        name: &str,
+        tripped: Option<String>,
+    ) -> Result<bool, Refused> {
+        let mut inner = self.inner.lock().await;
+        let Some(mut kept) = inner.state.get(name).cloned() else {
+            return Ok(false);
+        };
+        let active = kept.active.as_ref();
+        let Some(table) = active.and_then(TrafficTable::without_canary) else {
+            return Ok(false);
+        };
+        let version = table.canary.clone();
+        self.ensure_service(name)
+            .install(table.clone(), self.now_ms());
+        kept.active = Some(table);
+        kept.prepared = None;
+        if let Some(reason) = tripped {
+            kept.tripped = Some(Tripped { version, reason });
+        }
+        self.store(&mut inner, name, kept).await?;
+        Ok(true)
     }
 
     /// Waits until nothing is in flight at a version without weight; answers how many requests are.

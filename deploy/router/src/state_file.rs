@@ -28,6 +28,16 @@ pub(crate) struct Kept {
     pub(crate) active: Option<TrafficTable>,
     /// A table that was prepared and not committed.
     pub(crate) prepared: Option<(Fence, TrafficTable)>,
+    /// A version that was taken out by this router. It gets no weight again.
+    #[serde(default)]
+    pub(crate) tripped: Option<Tripped>,
+}
+
+/// What was taken out, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Tripped {
+    pub(crate) version: String,
+    pub(crate) reason: String,
 }
 
 /// Every service by name.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use slipway_core::traffic::{TrafficTable, Turn};
+use slipway_core::traffic::{TrafficTable, Turn, point};
 
 use crate::counters::{Ticket, VersionState};
 use crate::proxy::Backend;
@@ -24,6 +24,15 @@ struct LiveVersion {
     state: Arc<VersionState>,
     backends: Vec<Arc<Backend>>,
     next: AtomicUsize,
+}
+
+/// Who asks, as far as choosing a version goes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Client {
+    /// In which half of all clients.
+    pub(crate) second_half: bool,
+    /// What it is known by, when it is to stay where it is.
+    pub(crate) sticky: Option<Vec<u8>>,
 }
 
 /// Where a request goes.
@@ -88,16 +97,44 @@ impl Live {
             .collect()
     }
 
+    /// Whether two versions share traffic, so that clients are kept where they are.
+    pub(crate) fn is_shared(&self) -> bool {
+        let weighty = self.table.versions.iter().filter(|one| one.weight_bp > 0);
+        weighty.count() > 1
+    }
+
+    /// The version of a client that stays where it is; `None` = it takes turns.
+    fn stays(&self, client: &Client) -> Option<usize> {
+        let id = client.sticky.as_ref()?;
+        let canary = &self.table.canary;
+        let index = self
+            .table
+            .versions
+            .iter()
+            .position(|one| one.version == *canary)?;
+        let weight = self.table.versions.get(index)?.weight_bp;
+        if point(canary, id) < weight {
+            return Some(index);
+        }
+        // Stable: the other one with weight.
+        let mut others = self.table.versions.iter().enumerate();
+        others
+            .find(|(other, share)| *other != index && share.weight_bp > 0)
+            .map(|(other, _)| other)
+    }
+
     /// Chooses a version by its turn and one of its instances, and enters it. `avoid` are addresses
     /// that were tried already. `None` = this table is being replaced: look again.
-    fn choose(&self, avoid: &[String], now_ms: i64) -> Option<Target> {
-        let index = self
-            .turn
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()?;
+    fn choose(&self, client: &Client, avoid: &[String], now_ms: i64) -> Option<Target> {
+        let index = match self.stays(client) {
+            Some(index) => index,
+            None => {
+                let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+                turn.take()?
+            }
+        };
         let version = self.versions.get(index)?;
-        let ticket = version.state.enter()?;
+        let ticket = version.state.enter(client.second_half)?;
         let count = version.backends.len();
         let start = version.next.fetch_add(1, Ordering::Relaxed);
         let fresh = |backend: &&Arc<Backend>| !avoid.contains(&backend.address);
@@ -125,12 +162,13 @@ impl Live {
 /// Chooses from whatever table is in use now.
 pub(crate) fn choose(
     live: &arc_swap::ArcSwapOption<Live>,
+    client: &Client,
     avoid: &[String],
     now_ms: i64,
 ) -> Option<Target> {
     (0..LOOKS).find_map(|_| {
         live.load()
             .as_ref()
-            .and_then(|live| live.choose(avoid, now_ms))
+            .and_then(|live| live.choose(client, avoid, now_ms))
     })
 }

@@ -53,6 +53,7 @@ impl Rollouts for RolloutsApi {
             deploy_json: asked.deploy_json,
             strategy: asked.strategy,
             initiator: asked.initiator,
+            supersede: asked.supersede,
         };
         let started = usecases::start_rollout(&self.coordinator, &caller, start).await;
         let row = started.map_err(|e| status(&e))?;
@@ -122,8 +123,8 @@ impl Rollouts for RolloutsApi {
         request: Request<v1::PromoteRequest>,
     ) -> Result<Response<v1::RolloutAnswer>, Status> {
         let asked = request.get_ref().clone();
-        self.steer(&request, &asked.deployment_id, Wish::Promote)
-            .await
+        let wish = Wish::Promote { full: asked.full };
+        self.steer(&request, &asked.deployment_id, wish).await
     }
 
     async fn pause(

@@ -12,9 +12,10 @@ use slipway_core::time::Timestamp;
 use slipway_store::{Ending, RolloutChange, RolloutRow, StoreError};
 
 use super::effects::{self, EffectError};
+use super::gates;
 use super::observe::{self, Memory};
 use super::record::{self, LastLook};
-use crate::places::{Adapters, ServiceAddress};
+use crate::places::{Adapters, Policy, ServiceAddress};
 use crate::run::Coordinator;
 use crate::targets::Place;
 
@@ -154,13 +155,15 @@ async fn open<'a>(
 impl Driver<'_> {
     async fn snapshot(&mut self, row: &RolloutRow, state: &State) -> anyhow::Result<Snapshot> {
         let coordinator = self.coordinator;
-        let observed = observe::observe(self, state, rollout::needs(state)).await;
+        let observed = observe::observe(self, row, state, rollout::needs(state)).await;
         let (environment, _) = coordinator.environment(&row.environment_id).await?;
         let (barred, awaited) = match state.phase {
             Phase::Planned | Phase::WaitLock => coordinator.barred(row, &self.plan).await?,
             _ => (None, false),
         };
+        let policy: Policy = serde_json::from_str(&environment.policy)?;
         Ok(Snapshot {
+            frozen: rollout::frozen(&policy.freeze, coordinator.clock.now()),
             plan: (*self.plan).clone(),
             state: state.clone(),
             token: u64::try_from(row.token)?,
@@ -276,6 +279,9 @@ impl Driver<'_> {
             return Ok(Turned::Again);
         };
         let effect = step.effect.as_str();
+        if matches!(step.effect, Effect::Route { new_bp } if new_bp > 0) {
+            gates::begin(self, row, state).await?;
+        }
         match effects::carry_out(self, state, step).await {
             Ok(evidence) => {
                 let now = self.coordinator.clock.now();
@@ -321,6 +327,7 @@ impl Driver<'_> {
         let mut change = RolloutChange::to(next);
         change.canary_percentage = match verified.as_ref().map(|step| step.effect) {
             Some(Effect::Route { new_bp }) => f64::from(new_bp) / 100.0,
+            Some(Effect::Seal) => 100.0,
             _ => row.canary_percentage,
         };
         change.wish_done = transition.wish_done;

@@ -2,12 +2,18 @@
 
 use std::time::Duration;
 
-use slipway_core::rollout::{Effect, InstanceView, State, StepState, VersionSpec};
-use slipway_core::traffic::{FULL_BP, Fence, Instance, Share, TrafficTable};
+use slipway_core::pipeline::Strategy;
+use slipway_core::rollout::{Effect, InstanceView, Kind, State, StepState, VersionSpec, parked_to};
+use slipway_core::traffic::{CanaryLease, FULL_BP, Fence, Instance, Share, TrafficTable};
 
 use super::drive::Driver;
 use crate::targets::TargetError;
 use crate::traffic::TrafficError;
+
+/// A new version keeps its weight for this long without a coordinator that looks: twelve ticks.
+const LEASE_MS: u64 = 60_000;
+/// Up to a tenth of the traffic, weight stays where it is even then.
+const LEASE_HOLDS_BP: u32 = 1_000;
 
 /// Why an effect is not known to have happened.
 #[derive(Debug, thiserror::Error)]
@@ -55,13 +61,29 @@ pub(super) async fn carry_out(
     let plan = &driver.plan;
     let grace = Duration::from_millis(driver.coordinator.defaults.stop_ms);
     match step.effect {
-        Effect::EnsureNew => target.ensure(fence, &driver.place, &plan.new).await?,
+        Effect::EnsureNew { count } => {
+            let mut some = plan.new.clone();
+            if count > 0 {
+                some.replicas = count;
+            }
+            target.ensure(fence, &driver.place, &some).await?;
+        }
         Effect::EnsureStable => {
             let stable = stable_spec(driver, state).await?;
             target.ensure(fence, &driver.place, &stable).await?;
         }
-        Effect::Route { new_bp } => {
-            let table = table(driver, state, new_bp);
+        Effect::ParkStable { keep } => {
+            let stable = state.stable.as_deref().unwrap_or_default();
+            target
+                .park(fence, &driver.place, stable, keep, grace)
+                .await?;
+        }
+        Effect::Route { .. } | Effect::Seal => {
+            let (new_bp, leased) = match step.effect {
+                Effect::Route { new_bp } => (new_bp, new_bp > 0),
+                _ => (FULL_BP, false),
+            };
+            let table = table(driver, state, new_bp, leased);
             driver.adapters.traffic.apply(fence, &table).await?;
             let hash = table.hash().to_string();
             return Ok(serde_json::json!({ "table_hash": hash, "new_bp": new_bp }));
@@ -103,7 +125,7 @@ async fn stable_spec(driver: &Driver<'_>, state: &State) -> Result<VersionSpec, 
 
 /// The whole table: the new version's share and stable's, with the instances that live. Stable's
 /// are taken from the table in use when the target cannot be read: the way back must not wait.
-fn table(driver: &Driver<'_>, state: &State, new_bp: u32) -> TrafficTable {
+fn table(driver: &Driver<'_>, state: &State, new_bp: u32, leased: bool) -> TrafficTable {
     let seen = driver.memory.target.clone().unwrap_or_default();
     let share = |version: &str, weight_bp: u32, instances: &[InstanceView]| {
         let live: Vec<Instance> = instances
@@ -135,9 +157,29 @@ fn table(driver: &Driver<'_>, state: &State, new_bp: u32) -> TrafficTable {
     };
     let mut versions = vec![share(&driver.plan.new.version_id, new_bp, &seen.new)];
     if let Some(stable) = &state.stable {
-        versions.push(share(stable, FULL_BP.saturating_sub(new_bp), &seen.stable));
+        let keep = match driver.plan.strategy {
+            // What this batch takes over gets no request any more, and is stopped after it.
+            Strategy::Rolling if new_bp > 0 && new_bp < FULL_BP => {
+                parked_to(seen.stable.len(), new_bp)
+            }
+            _ => seen.stable.len(),
+        };
+        let left = seen.stable.get(..keep).unwrap_or(&seen.stable);
+        versions.push(share(stable, FULL_BP.saturating_sub(new_bp), left));
     }
+    // Without a stable version there is nothing that the router could go back to by itself.
+    let watched = leased && state.stable.is_some() && driver.plan.kind == Kind::Rollout;
     TrafficTable {
+        canary: if watched {
+            driver.plan.new.version_id.clone()
+        } else {
+            String::new()
+        },
+        stickiness: driver.plan.stickiness.clone(),
+        lease: watched.then_some(CanaryLease {
+            ms: LEASE_MS,
+            revert: new_bp > LEASE_HOLDS_BP,
+        }),
         service: driver.route.clone(),
         hosts: driver.address.hosts.clone(),
         listen: driver.address.listen.clone(),

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use slipway_core::traffic::{FULL_BP, Fence, Instance, Share, TrafficTable};
+use slipway_core::traffic::{FULL_BP, Fence, Instance, Share, Stickiness, TrafficTable};
 use slipway_store::{EnvironmentRow, ServiceRow};
 
 use crate::run::Coordinator;
@@ -74,6 +74,9 @@ async fn follow_one(
         .collect();
     let route = format!("{}/{}", service.name, environment.name);
     let reading = adapters.traffic.read(&route).await?;
+    let now = coordinator.clock.now().as_millis();
+    let lately = super::gates::as_stable(&reading, &good, now);
+    coordinator.baselines.push(&route, &good, lately);
     if live.is_empty() || points_at(reading.table.as_ref(), &good, &live) {
         return Ok(());
     }
@@ -95,6 +98,9 @@ async fn follow_one(
             instances: live,
         }],
         upstream_timeout_ms: coordinator.defaults.upstream_timeout_ms,
+        canary: String::new(),
+        stickiness: Stickiness::None,
+        lease: None,
     };
     adapters
         .traffic
@@ -138,6 +144,9 @@ mod tests {
                 instances: vec![at("10.0.0.1:80")],
             }],
             upstream_timeout_ms: 1,
+            canary: String::new(),
+            stickiness: Stickiness::None,
+            lease: None,
         };
         let (same, moved) = ([at("10.0.0.1:80")], [at("10.0.0.2:80")]);
         assert!(points_at(Some(&table(FULL_BP)), "v", &same));

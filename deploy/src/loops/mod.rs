@@ -1,9 +1,11 @@
 //! The loops: one drives rollouts, one keeps what is owned, one
 //! retires old versions, one follows instances that moved, one removes left-overs.
 
+mod baselines;
 mod drive;
 mod effects;
 mod follow;
+mod gates;
 mod keep;
 mod observe;
 mod quiet;
@@ -12,6 +14,7 @@ mod record;
 mod retire;
 mod sweep;
 
+pub(crate) use baselines::Baselines;
 pub(crate) use follow::follow;
 pub(crate) use keep::keep;
 pub(crate) use reconcile::reconcile;

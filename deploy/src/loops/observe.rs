@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use slipway_core::rollout::{
-    Counters, Needs, Observed, Phase, RolloutPlan, Smoke, State, TargetView, TrafficView,
+    Needs, Observed, Phase, RolloutPlan, Smoke, State, TargetView, TrafficView, instances_at,
 };
-use slipway_core::traffic::TrafficTable;
+use slipway_core::traffic::{FULL_BP, TrafficTable};
+use slipway_store::RolloutRow;
 
 use super::drive::Driver;
+use super::gates::{self, Window};
 use crate::probes::HealthMemory;
 use crate::traffic::Reading;
 
@@ -16,18 +18,27 @@ use crate::traffic::Reading;
 pub(super) struct Memory {
     pub(super) target: Option<TargetView>,
     pub(super) table: Option<TrafficTable>,
+    pub(super) window: Option<Window>,
     health: HealthMemory,
     smoke: Option<Smoke>,
     seen_router_at: Option<Duration>,
 }
 
 /// Looks at what the decision needs. What cannot be seen is `None`.
-pub(super) async fn observe(driver: &mut Driver<'_>, state: &State, needs: Needs) -> Observed {
+pub(super) async fn observe(
+    driver: &mut Driver<'_>,
+    row: &RolloutRow,
+    state: &State,
+    needs: Needs,
+) -> Observed {
     let now = driver.coordinator.clock.monotonic();
     let plan = driver.plan.clone();
     let mut observed = Observed::default();
     if needs.target || needs.health || needs.smoke {
         observed.target = look_at_target(driver, state).await;
+    }
+    if !needs.traffic {
+        gates::before(driver, state).await;
     }
     if needs.traffic {
         let read = driver.adapters.traffic.read(&driver.route).await;
@@ -36,7 +47,8 @@ pub(super) async fn observe(driver: &mut Driver<'_>, state: &State, needs: Needs
             Ok(reading) => {
                 driver.memory.seen_router_at = Some(now);
                 driver.memory.table.clone_from(&reading.table);
-                observed.traffic = Some(traffic_view(reading, &plan, state));
+                observed.traffic = Some(traffic_view(&reading, &plan));
+                observed.gates = gates::judge(driver, row, state, &reading).await;
             }
             Err(error) => {
                 tracing::warn!(rollout = driver.id, %error, "cannot read the router");
@@ -52,9 +64,10 @@ pub(super) async fn observe(driver: &mut Driver<'_>, state: &State, needs: Needs
         let prober = driver.coordinator.prober.clone();
         let passes = plan.timings.warm_passes;
         let memory = &mut driver.memory.health;
-        let health = prober
-            .health(memory, &plan.new, passes, &instances, now)
-            .await;
+        // Of this step's instances: later ones come with their weight.
+        let mut some = plan.new.clone();
+        some.replicas = instances_at(&plan, weight_at(&plan, state));
+        let health = prober.health(memory, &some, passes, &instances, now).await;
         observed.health = Some(health);
     }
     if needs.smoke {
@@ -70,6 +83,12 @@ pub(super) async fn observe(driver: &mut Driver<'_>, state: &State, needs: Needs
         driver.memory.smoke = None;
     }
     observed
+}
+
+fn weight_at(plan: &RolloutPlan, state: &State) -> u32 {
+    let step = usize::try_from(state.step_idx).ok();
+    step.and_then(|idx| plan.steps.get(idx))
+        .map_or(FULL_BP, |step| step.weight_bp)
 }
 
 async fn look_at_target(driver: &mut Driver<'_>, state: &State) -> Option<TargetView> {
@@ -93,19 +112,8 @@ async fn look_at_target(driver: &mut Driver<'_>, state: &State) -> Option<Target
     }
 }
 
-fn traffic_view(reading: Reading, plan: &RolloutPlan, state: &State) -> TrafficView {
-    let counters = |version: &str| reading.counters.get(version).cloned();
-    // A version that the router has not seen yet counts from zero of the same life of the router.
-    let boot = reading
-        .counters
-        .values()
-        .next()
-        .map(|c| c.boot_id.clone())
-        .unwrap_or_default();
-    let none = || Counters {
-        boot_id: boot.clone(),
-        ..Counters::default()
-    };
+fn traffic_view(reading: &Reading, plan: &RolloutPlan) -> TrafficView {
+    let new = &plan.new.version_id;
     TrafficView {
         fence: reading.fence,
         weights: reading
@@ -114,11 +122,14 @@ fn traffic_view(reading: Reading, plan: &RolloutPlan, state: &State) -> TrafficV
             .flat_map(|table| &table.versions)
             .map(|share| (share.version.clone(), share.weight_bp))
             .collect(),
-        new: counters(&plan.new.version_id).unwrap_or_else(none),
-        stable: state
-            .stable
-            .as_deref()
-            .and_then(counters)
-            .unwrap_or_else(none),
+        leased: reading
+            .table
+            .as_ref()
+            .is_some_and(|table| table.lease.is_some()),
+        tripped: reading
+            .tripped
+            .as_ref()
+            .filter(|(version, _)| version == new)
+            .map(|(_, why)| why.clone()),
     }
 }

@@ -1,8 +1,10 @@
-//! Keeps what was seen while a version had traffic: at each change of verdict, and now and then.
+//! Keeps what the gates said: at each change of verdict, and now and then.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use slipway_core::rollout::{Phase, RULE_VERSION, Snapshot, Verdict, judge_traffic};
+use slipway_core::gate::{GateReport, Metric, MetricVerdict, RULE_VERSION, Verdict};
+use slipway_core::rollout::Snapshot;
 use slipway_store::RolloutHealthRow;
 
 use crate::run::Coordinator;
@@ -10,67 +12,76 @@ use crate::run::Coordinator;
 /// Between two looks with the same verdict.
 const EVERY: Duration = Duration::from_secs(30);
 
-/// The last look that was kept.
+/// The last looks that were kept, by metric.
 #[derive(Default)]
 pub(super) struct LastLook {
-    kept: Option<(Duration, &'static str)>,
+    kept: BTreeMap<Metric, (Duration, &'static str, u32)>,
 }
 
-/// Keeps this look when it says something new. Failing to keep it stops nothing: it is history.
+/// Keeps this look where it says something new. Failing to keep it stops nothing: it is history.
 pub(super) async fn record(
     coordinator: &Coordinator,
     last: &mut LastLook,
     id: &str,
     snapshot: &Snapshot,
 ) {
-    let looking = matches!(snapshot.state.phase, Phase::Bake | Phase::Watch);
-    let (true, Some(traffic)) = (looking, &snapshot.observed.traffic) else {
+    let Some(report) = &snapshot.observed.gates else {
         return;
-    };
-    let base = snapshot.state.base.clone().unwrap_or_default();
-    let verdict = judge_traffic(&base, &traffic.new, snapshot.plan.limits);
-    let word = match verdict {
-        Verdict::Good { .. } => "good",
-        Verdict::TooFew { .. } => "too_few_requests",
-        Verdict::Bad(_) => "bad",
     };
     let now = coordinator.clock.monotonic();
-    if last
-        .kept
-        .is_some_and(|(at, known)| known == word && now.saturating_sub(at) < EVERY)
-    {
-        return;
-    }
-    last.kept = Some((now, word));
-    let current = match verdict {
-        Verdict::Good { requests, bad } => Some(share(bad, requests)),
-        _ => None,
-    };
-    let row = RolloutHealthRow {
-        health_id: coordinator.rng.ulid(coordinator.clock.now()),
-        deployment_id: id.to_owned(),
-        metric_name: "error_rate".to_owned(),
-        baseline_value: Some(share(base.stable_bad_ppm, 1_000_000)),
-        current_value: current,
-        threshold_alert: i64::from(word == "bad"),
-        checked_at: coordinator.clock.now().as_millis(),
-        step_idx: i64::from(snapshot.state.step_idx),
-        verdict: word.to_owned(),
-        evidence_json: serde_json::json!({
-            "base": base,
-            "now": traffic.new,
-            "text": match &verdict { Verdict::Bad(text) => text.as_str(), _ => "" },
-        })
-        .to_string(),
-        rule_version: RULE_VERSION.to_owned(),
-    };
-    if let Err(error) = coordinator.db.record_rollout_health(row).await {
-        tracing::warn!(rollout = id, %error, "cannot keep a look at health");
+    let step = snapshot.state.step_idx;
+    for one in &report.verdicts {
+        let word = word(report, one);
+        let known = last.kept.get(&one.metric);
+        if known.is_some_and(|(at, before, at_step)| {
+            *before == word && *at_step == step && now.saturating_sub(*at) < EVERY
+        }) {
+            continue;
+        }
+        last.kept.insert(one.metric, (now, word, step));
+        let row = row(coordinator, id, step, report, one);
+        if let Err(error) = coordinator.db.record_rollout_health(row).await {
+            tracing::warn!(rollout = id, %error, "cannot keep a look at health");
+        }
     }
 }
 
-/// For people: exact enough below a billion requests.
-#[expect(clippy::cast_precision_loss, reason = "a share shown to people")]
-fn share(part: u64, whole: u64) -> f64 {
-    part as f64 / whole.max(1) as f64
+/// What cannot be judged is blind, whatever the counts before it said.
+fn word(report: &GateReport, one: &MetricVerdict) -> &'static str {
+    if report.blind.is_some() && one.verdict != Verdict::Abort {
+        return Verdict::Blind.as_str();
+    }
+    one.verdict.as_str()
+}
+
+fn row(
+    coordinator: &Coordinator,
+    id: &str,
+    step: u32,
+    report: &GateReport,
+    one: &MetricVerdict,
+) -> RolloutHealthRow {
+    let at = coordinator.clock.now();
+    let mut evidence = one.evidence.clone();
+    if let Some(map) = evidence.as_object_mut() {
+        map.insert("text".to_owned(), one.text.clone().into());
+        map.insert("elapsed_ms".to_owned(), report.elapsed_ms.into());
+        map.insert("dry_run".to_owned(), one.dry_run.into());
+        if let Some(blind) = &report.blind {
+            map.insert("blind".to_owned(), blind.clone().into());
+        }
+    }
+    RolloutHealthRow {
+        health_id: coordinator.rng.ulid(at),
+        deployment_id: id.to_owned(),
+        metric_name: one.metric.as_str().to_owned(),
+        baseline_value: Some(one.baseline),
+        current_value: Some(one.current),
+        threshold_alert: i64::from(one.verdict == Verdict::Abort),
+        checked_at: at.as_millis(),
+        step_idx: i64::from(step),
+        verdict: word(report, one).to_owned(),
+        evidence_json: evidence.to_string(),
+        rule_version: RULE_VERSION.to_owned(),
+    }
 }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use slipway_core::time::Timestamp;
 use slipway_core::traffic::Fence;
 use slipway_store::VersionRow;
 
@@ -13,12 +14,25 @@ use crate::targets::Place;
 /// How often old versions are looked for.
 const TICK: Duration = Duration::from_secs(15);
 
+/// Thirty days: readings of older deployments are judged by nobody again.
+const READINGS_KEPT_MS: i64 = 30 * 24 * 3_600 * 1_000;
+
 /// Runs until shutdown.
 pub(crate) async fn retire(coordinator: Arc<Coordinator>) {
     loop {
         tokio::select! {
             () = coordinator.shutdown.cancelled() => return,
             () = tokio::time::sleep(TICK) => {}
+        }
+        let before = Timestamp::from_millis(
+            coordinator
+                .clock
+                .now()
+                .as_millis()
+                .saturating_sub(READINGS_KEPT_MS),
+        );
+        if let Err(error) = coordinator.db.forget_gate_ticks(before).await {
+            tracing::warn!(%error, "cannot forget old readings");
         }
         match coordinator
             .db

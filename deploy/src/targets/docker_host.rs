@@ -234,6 +234,33 @@ impl Target for DockerHost {
         Ok(all)
     }
 
+    async fn park(
+        &self,
+        fence: Fence,
+        place: &Place,
+        version: &str,
+        keep: u32,
+        grace: Duration,
+    ) -> Result<(), TargetError> {
+        let mut views = self.views(place).await?;
+        fenced(&views, fence)?;
+        views.retain(|view| view.labels.get(VERSION).is_some_and(|v| v == version));
+        // In the order in which instances are shown: the same ones go on as get traffic.
+        views.sort_by(|a, b| a.name.cmp(&b.name));
+        let keep = usize::try_from(keep).unwrap_or(usize::MAX);
+        for view in views.iter().skip(keep) {
+            if view.state != ContainerState::Running {
+                continue;
+            }
+            match self.engine.stop_container(&view.id, grace).await {
+                Ok(()) => {}
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(refusal(error)),
+            }
+        }
+        Ok(())
+    }
+
     async fn retire(
         &self,
         fence: Fence,

@@ -132,6 +132,28 @@ impl Target for FakeTarget {
         })
     }
 
+    async fn park(
+        &self,
+        fence: Fence,
+        _place: &Place,
+        version: &str,
+        keep: u32,
+        _grace: Duration,
+    ) -> Result<(), TargetError> {
+        self.with(|inner| {
+            fenced(inner, fence)?;
+            let list = inner.versions.get_mut(version).map(|(_, list)| list);
+            for one in list
+                .into_iter()
+                .flatten()
+                .skip(usize::try_from(keep).unwrap_or(usize::MAX))
+            {
+                one.address = None;
+            }
+            Self::reply(inner)
+        })
+    }
+
     async fn retire(
         &self,
         fence: Fence,

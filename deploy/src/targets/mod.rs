@@ -59,6 +59,17 @@ pub trait Target: Send + Sync {
     /// Every instance of a place, running or not.
     async fn observe(&self, place: &Place) -> Result<Instances, TargetError>;
 
+    /// Makes sure that no more than the first `keep` instances of a version are running: the others are
+    /// stopped with `grace`, and kept, so that `ensure` brings them back.
+    async fn park(
+        &self,
+        fence: Fence,
+        place: &Place,
+        version: &str,
+        keep: u32,
+        grace: Duration,
+    ) -> Result<(), TargetError>;
+
     /// Makes sure that no instance of a version is left; each gets `grace` to stop.
     async fn retire(
         &self,

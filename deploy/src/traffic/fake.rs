@@ -36,7 +36,7 @@ impl FakeTraffic {
         self.with(|inner| {
             let (_, reading) = inner.services.entry(service.to_owned()).or_default();
             let counters = reading.counters.entry(version.to_owned()).or_default();
-            counters.completed += completed;
+            counters.total += completed;
             counters.bad += bad;
         });
     }
@@ -83,6 +83,16 @@ impl Traffic for FakeTraffic {
     async fn read(&self, service: &str) -> Result<Reading, TrafficError> {
         let known = self.with(|inner| inner.services.get(service).map(|(_, r)| r.clone()));
         Ok(known.unwrap_or_default())
+    }
+
+    async fn renew(&self, fence: Fence, service: &str) -> Result<(), TrafficError> {
+        self.with(|inner| match inner.services.get(service) {
+            Some((Some(seen), _)) if seen.fence.token > fence.token => {
+                let seen = seen.fence.token;
+                Err(TrafficError::StaleToken { seen })
+            }
+            _ => Ok(()),
+        })
     }
 
     async fn drain(

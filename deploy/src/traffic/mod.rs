@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use slipway_core::rollout::Counters;
+use slipway_core::gate::Counts;
 use slipway_core::traffic::{Fence, TrafficTable};
 
 pub use router::RouterTraffic;
@@ -37,8 +37,12 @@ pub struct Reading {
     pub fence: Fence,
     /// The table in use.
     pub table: Option<TrafficTable>,
-    /// Counters by version.
-    pub counters: BTreeMap<String, Counters>,
+    /// Which life of the router counted.
+    pub boot_id: String,
+    /// What it counted, by version.
+    pub counters: BTreeMap<String, Counts>,
+    /// A version that the router took out by itself, and why.
+    pub tripped: Option<(String, String)>,
 }
 
 /// A router. Every change is absolute and may be repeated.
@@ -49,6 +53,9 @@ pub trait Traffic: Send + Sync {
 
     /// What is in use; a service that the router does not know reads as nothing.
     async fn read(&self, service: &str) -> Result<Reading, TrafficError>;
+
+    /// Somebody looks after the new version: it keeps its weight for another lease.
+    async fn renew(&self, fence: Fence, service: &str) -> Result<(), TrafficError>;
 
     /// Waits until nothing is in flight at a version without weight; answers how many requests were
     /// cut at the deadline.

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use slipway_core::rollout::Counters;
-use slipway_core::traffic::{Fence, Instance, Share, TrafficTable};
+use slipway_core::gate::{Counts, Histogram};
+use slipway_core::traffic::{Fence, TrafficTable};
+use slipway_proto::convert::{table_from_wire, table_to_wire};
 use slipway_proto::v1;
 use slipway_proto::v1::router_client::RouterClient;
 use tonic::transport::{Channel, Endpoint};
@@ -84,7 +85,7 @@ impl Traffic for RouterTraffic {
         });
         let prepare = v1::PrepareRequest {
             fence: wire_fence.clone(),
-            table: Some(to_wire(table)),
+            table: Some(table_to_wire(table)),
         };
         within(CALL_LIMIT, self.client().prepare(prepare)).await?;
         let commit = v1::CommitRequest {
@@ -103,7 +104,24 @@ impl Traffic for RouterTraffic {
         };
         let answer = within(CALL_LIMIT, self.client().read(request)).await?;
         let found = answer.services.into_iter().next();
-        Ok(found.map_or_else(Reading::default, |found| reading(&answer.boot_id, found)))
+        Ok(match found {
+            Some(found) => reading(&answer.boot_id, found)?,
+            None => Reading::default(),
+        })
+    }
+
+    async fn renew(&self, fence: Fence, service: &str) -> Result<(), TrafficError> {
+        let renew = v1::RenewLeaseRequest {
+            service: service.to_owned(),
+            fence: Some(v1::Fence {
+                token: fence.token,
+                generation: fence.generation,
+                idempotency_key: String::new(),
+            }),
+        };
+        within(CALL_LIMIT, self.client().renew_lease(renew))
+            .await
+            .map(drop)
     }
 
     async fn drain(
@@ -124,77 +142,44 @@ impl Traffic for RouterTraffic {
     }
 }
 
-fn reading(boot_id: &str, found: v1::ServiceState) -> Reading {
+fn reading(boot_id: &str, found: v1::ServiceState) -> Result<Reading, TrafficError> {
     let fence = found.state.map_or_else(Fence::default, |state| Fence {
         token: state.token,
         generation: state.generation,
     });
-    let counters = |counted: v1::VersionCounters| {
-        let bad = [counted.connect_failed, counted.reset, counted.timed_out];
-        let bad = bad
-            .into_iter()
-            .fold(counted.status_5xx, u64::saturating_add);
-        let boot_id = boot_id.to_owned();
-        (
-            counted.version,
-            Counters {
-                boot_id,
-                completed: counted.completed,
-                bad,
-            },
-        )
-    };
-    Reading {
+    let table = found.table.map(table_from_wire).transpose();
+    let table = table.map_err(|error| TrafficError::Unknown(error.to_string()))?;
+    Ok(Reading {
         fence,
-        table: found.table.map(from_wire),
+        table,
+        boot_id: boot_id.to_owned(),
         counters: found
             .counters
             .into_iter()
-            .map(counters)
+            .map(|counted| (counted.version.clone(), counts(&counted)))
             .collect::<BTreeMap<_, _>>(),
-    }
+        tripped: (!found.tripped_version.is_empty())
+            .then_some((found.tripped_version, found.tripped_reason)),
+    })
 }
 
-fn to_wire(table: &TrafficTable) -> v1::TrafficTable {
-    let version = |share: &Share| v1::Version {
-        version: share.version.clone(),
-        weight_bp: share.weight_bp,
-        instances: share
-            .instances
-            .iter()
-            .map(|i| v1::Instance {
-                id: i.id.clone(),
-                address: i.address.clone(),
-            })
-            .collect(),
-    };
-    v1::TrafficTable {
-        service: table.service.clone(),
-        hosts: table.hosts.clone(),
-        listen: table.listen.clone(),
-        versions: table.versions.iter().map(version).collect(),
-        upstream_timeout_ms: table.upstream_timeout_ms,
+fn counts(counted: &v1::VersionCounters) -> Counts {
+    let bad = [counted.connect_failed, counted.reset, counted.timed_out];
+    let bad = bad
+        .into_iter()
+        .fold(counted.status_5xx, u64::saturating_add);
+    let mut latency = Histogram::default();
+    for (bucket, count) in &counted.latency {
+        if let Ok(bucket) = u16::try_from(*bucket) {
+            latency.add(bucket, *count);
+        }
     }
-}
-
-fn from_wire(table: v1::TrafficTable) -> TrafficTable {
-    let share = |version: v1::Version| Share {
-        version: version.version,
-        weight_bp: version.weight_bp,
-        instances: version
-            .instances
-            .into_iter()
-            .map(|i| Instance {
-                id: i.id,
-                address: i.address,
-            })
-            .collect(),
-    };
-    TrafficTable {
-        service: table.service,
-        hosts: table.hosts,
-        listen: table.listen,
-        versions: table.versions.into_iter().map(share).collect(),
-        upstream_timeout_ms: table.upstream_timeout_ms,
+    Counts {
+        total: counted.completed,
+        bad,
+        half_total: counted.half_completed,
+        half_bad: counted.half_bad,
+        latency,
+        ..Counts::default()
     }
 }

@@ -3,6 +3,7 @@
 mod approve;
 mod facts;
 mod follow_up;
+mod from_file;
 mod roll_back;
 mod start_rollout;
 mod steer;

@@ -2,7 +2,9 @@
 //! dispatcher: the version's instances are warm, or its image is on the host.
 
 use slipway_core::access::{Caller, Deed};
-use slipway_core::rollout::{Kind, RolloutPlan, State, VersionSpec, Wish};
+use slipway_core::pipeline::Strategy;
+use slipway_core::rollout::{Kind, RolloutPlan, State, Step, VersionSpec, Wish};
+use slipway_core::traffic::FULL_BP;
 use slipway_store::{Begun, NewRollout, RolloutFilter, RolloutRow, VersionRow};
 
 use super::{Refused, steer};
@@ -189,6 +191,13 @@ fn plan(row: &RolloutRow, goal: &VersionRow) -> Result<RolloutPlan, Refused> {
     plan.approval = None;
     plan.after = vec![];
     plan.first = false;
+    // One commit, whatever brought the version that goes.
+    plan.strategy = Strategy::BlueGreen;
+    plan.steps = vec![Step {
+        weight_bp: FULL_BP,
+        bake_ms: 0,
+        approval: false,
+    }];
     // It was good: one answer is enough, and nothing is watched before it counts.
     plan.timings.warm_passes = 1;
     plan.timings.min_ready_ms = 0;
@@ -198,7 +207,7 @@ fn plan(row: &RolloutRow, goal: &VersionRow) -> Result<RolloutPlan, Refused> {
     Ok(plan)
 }
 
-async fn active_rollouts(
+pub(super) async fn active_rollouts(
     coordinator: &Coordinator,
     row: &RolloutRow,
 ) -> Result<Vec<String>, Refused> {

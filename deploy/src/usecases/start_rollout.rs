@@ -1,17 +1,18 @@
 //! Hands a release over: checked whole, stored whole, and only then driven.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use sha2::{Digest as _, Sha256};
-use slipway_core::access::{ApprovalRule, Caller, Deed, Role};
-use slipway_core::pipeline::{DeploySpec, EnvValue, EnvironmentSpec, Strategy};
+use slipway_core::access::{Caller, Deed, Role};
+use slipway_core::gate::GateRules;
+use slipway_core::pipeline::{DeploySpec, EnvironmentSpec, Strategy};
 use slipway_core::rollout::{
-    Facts, Kind, RolloutPlan, State, Step, Timings, VersionSpec, WatchLimits, pinned_digest,
+    Facts, Kind, RolloutPlan, State, Timings, VersionSpec, Wish, pinned_digest,
 };
-use slipway_core::traffic::FULL_BP;
 use slipway_store::{Begun, EnvironmentRow, NewRollout, NewVersion, RolloutRow};
 
 use super::Refused;
+use super::from_file::{approval, gates, steps, stickiness, variables};
 use crate::places::Policy;
 use crate::run::Coordinator;
 
@@ -30,6 +31,8 @@ pub(crate) struct Start {
     pub(crate) deploy_json: String,
     pub(crate) strategy: String,
     pub(crate) initiator: String,
+    /// Rollouts that are under way there go back to stable first.
+    pub(crate) supersede: bool,
 }
 
 /// Starts a rollout. The same idempotency key gives the same rollout.
@@ -48,14 +51,42 @@ pub(crate) async fn start_rollout(
     let initiators = initiators(caller, &start.initiator)?;
     let key = (!start.idempotency_key.is_empty())
         .then(|| format!("start/{}/{}", caller.subject, start.idempotency_key));
-    begin(
+    let supersede = start.supersede;
+    let row = begin(
         coordinator,
         ("token", &caller.subject),
         initiators,
         key,
         start,
     )
-    .await
+    .await?;
+    if supersede {
+        superseded(coordinator, caller, &row).await?;
+    }
+    Ok(row)
+}
+
+/// Never from one new version to another: whatever is on its way there goes back to stable, and then
+/// the place is this one's.
+async fn superseded(
+    coordinator: &Coordinator,
+    caller: &Caller,
+    row: &RolloutRow,
+) -> Result<(), Refused> {
+    for other in super::roll_back::active_rollouts(coordinator, row).await? {
+        if other >= row.deployment_id {
+            continue;
+        }
+        let wish = Wish::Abort {
+            reason: format!("superseded by {}", row.deployment_id),
+        };
+        match super::steer(coordinator, caller, &other, &wish).await {
+            // It ended meanwhile: nothing is in the way.
+            Ok(_) | Err(Refused::State(..)) => {}
+            Err(refused) => return Err(refused),
+        }
+    }
+    Ok(())
 }
 
 /// Checks and stores a rollout that `actor` may start.
@@ -90,11 +121,9 @@ pub(super) async fn begin(
     let mut plan = plan(coordinator, &id, &start, &spec, &environment, &registered)?;
     plan.initiators = initiators;
     plan.approval = approval(&environment, &policy);
-    if let Some(ppm) = max_error_ppm(&environment)? {
-        plan.limits.max_error_ppm = ppm;
-    }
+    plan.gates = gates(&environment)?;
     if policy.max_error_ppm > 0 {
-        plan.limits.max_error_ppm = plan.limits.max_error_ppm.min(policy.max_error_ppm);
+        plan.gates.watch_error_ppm = plan.gates.watch_error_ppm.min(policy.max_error_ppm);
     }
     plan.check()?;
     let known = coordinator
@@ -211,20 +240,13 @@ fn plan(
             return Err(Refused::Field("strategy", text));
         }
     };
-    let steps = match strategy {
-        Strategy::Canary => environment
-            .steps
-            .iter()
-            .map(|step| Step {
-                weight_bp: step.weight_bp,
-                bake_ms: step.bake_ms,
-            })
-            .collect(),
-        _ => vec![Step {
-            weight_bp: FULL_BP,
-            bake_ms: 0,
-        }],
-    };
+    let replicas = environment.replicas.unwrap_or(spec.replicas);
+    let steps = steps(
+        strategy,
+        environment,
+        replicas,
+        coordinator.defaults.min_ready_ms,
+    );
     let defaults = coordinator.defaults;
     Ok(RolloutPlan {
         kind: Kind::Rollout,
@@ -236,7 +258,7 @@ fn plan(
             version_id: id.to_owned(),
             image: start.image.clone(),
             port: spec.port,
-            replicas: environment.replicas.unwrap_or(spec.replicas),
+            replicas,
             health_path: spec.health_path.clone(),
             environment: variables(&environment.environment)?,
             memory_bytes: environment.memory_bytes,
@@ -258,9 +280,11 @@ fn plan(
             watch_ms: environment.watch_ms,
             retain_old_ms: environment.retain_old_ms,
             drain_ms: environment.drain_ms,
+            tick_ms: defaults.tick_ms,
             ..Timings::default()
         },
-        limits: WatchLimits::default(),
+        gates: GateRules::default(),
+        stickiness: stickiness(environment)?,
         facts: Facts {
             build_id: start.build_id.clone(),
             commit_sha: start.commit_sha.clone(),
@@ -268,84 +292,6 @@ fn plan(
             environment_id: registered.environment_id.clone(),
         },
         first: false,
-    })
-}
-
-fn variables(given: &BTreeMap<String, EnvValue>) -> Result<BTreeMap<String, String>, Refused> {
-    let value = |(name, value): (&String, &EnvValue)| match value {
-        EnvValue::Plain(text) => Ok((name.clone(), text.clone())),
-        EnvValue::FromSecret(_) => Err(Refused::Field(
-            "environment",
-            format!(
-                "`{name}` comes from a secret; services cannot be given secrets in this version"
-            ),
-        )),
-    };
-    given.iter().map(value).collect()
-}
-
-/// What the file's gates ask of a version that has all traffic, in parts per million. A gate that
-/// nothing here evaluates is refused: it must never look as if it had passed.
-fn max_error_ppm(environment: &EnvironmentSpec) -> Result<Option<u64>, Refused> {
-    if environment.on_failure == "hold" {
-        let text = "`hold` is not available in this version; use `rollback`".to_owned();
-        return Err(Refused::Field("on_failure", text));
-    }
-    let bad = |text: String| Err(Refused::Field("gates", text));
-    let gates = match &environment.gates {
-        serde_json::Value::Null => return Ok(None),
-        serde_json::Value::Object(gates) => gates,
-        _ => return bad("must be a map of gates".to_owned()),
-    };
-    if let Some(other) = gates.keys().find(|name| name.as_str() != "watch") {
-        return bad(format!(
-            "names `{other}`, which is not available in this version; `watch` is"
-        ));
-    }
-    let Some(rate) = gates
-        .get("watch")
-        .and_then(|watch| watch.get("max_error_rate"))
-    else {
-        return Ok(None);
-    };
-    let percent = match rate {
-        serde_json::Value::String(text) => text.trim().trim_end_matches('%').trim().parse().ok(),
-        other => other.as_f64(),
-    };
-    match percent.filter(|percent: &f64| (0.0..=100.0).contains(percent)) {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "0 to 100, checked"
-        )]
-        Some(percent) => Ok(Some((percent * 10_000.0).round() as u64)),
-        None => bad("`watch.max_error_rate` must be a share such as 1%".to_owned()),
-    }
-}
-
-/// The stricter of what the file and the server ask for.
-fn approval(environment: &EnvironmentSpec, policy: &Policy) -> Option<ApprovalRule> {
-    let file = environment.approval.as_ref();
-    if file.is_none() && !policy.approval && policy.min_approvals == 0 {
-        return None;
-    }
-    let from_file: BTreeSet<String> = file
-        .map(|spec| spec.groups.iter().cloned().collect())
-        .unwrap_or_default();
-    Some(ApprovalRule {
-        groups: if policy.groups.is_empty() {
-            from_file
-        } else {
-            policy.groups.clone()
-        },
-        min_approvals: file
-            .map_or(1, |spec| spec.min_approvals)
-            .max(policy.min_approvals)
-            .max(1),
-        // Without a file's word on it, a second person is needed.
-        approver_not_initiator: policy.approver_not_initiator
-            || file.is_none_or(|spec| spec.approver_not_initiator),
-        expiry_ms: file.map_or(24 * 3_600_000, |spec| spec.expiry_ms),
     })
 }
 
@@ -410,78 +356,4 @@ fn stored(
         audit: coordinator.audit(actor, "deployment.start", &id, detail),
         deployment_id: id,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn spec(gates: serde_json::Value, on_failure: &str) -> EnvironmentSpec {
-        EnvironmentSpec {
-            name: "production".to_owned(),
-            auto: true,
-            after: vec![],
-            target: String::new(),
-            strategy: Strategy::BlueGreen,
-            steps: vec![],
-            smoke: vec![],
-            approval: None,
-            watch_ms: 0,
-            retain_old_ms: 0,
-            drain_ms: 0,
-            replicas: None,
-            environment: BTreeMap::new(),
-            memory_bytes: 0,
-            cpu_millis: 0,
-            max_surge_percent: 0,
-            max_unavailable_percent: 0,
-            gates,
-            on_failure: on_failure.to_owned(),
-            require_staging: true,
-        }
-    }
-
-    #[test]
-    fn a_gate_that_nothing_evaluates_is_refused_and_never_skipped() {
-        let ppm = |gates| max_error_ppm(&spec(gates, "rollback")).map_err(|e| e.to_string());
-        assert_eq!(ppm(serde_json::Value::Null), Ok(None));
-        assert_eq!(ppm(serde_json::json!({ "watch": {} })), Ok(None));
-        let watch = |rate: serde_json::Value| {
-            ppm(serde_json::json!({ "watch": { "max_error_rate": rate } }))
-        };
-        assert_eq!(watch("1%".into()), Ok(Some(10_000)));
-        assert_eq!(watch(0.1.into()), Ok(Some(1_000)));
-        for bad in ["x", "-1%", "101%", "NaN", ""] {
-            assert!(watch(bad.into()).is_err(), "{bad}");
-        }
-        assert!(ppm(serde_json::json!({ "custom": [] })).is_err());
-        assert!(ppm(serde_json::json!([])).is_err());
-        assert!(max_error_ppm(&spec(serde_json::Value::Null, "hold")).is_err());
-    }
-
-    #[test]
-    fn the_stricter_of_file_and_server_holds() {
-        let mut spec = spec(serde_json::Value::Null, "rollback");
-        assert_eq!(approval(&spec, &Policy::default()), None);
-        let server = Policy {
-            approval: true,
-            min_approvals: 2,
-            ..Policy::default()
-        };
-        let rule = approval(&spec, &server).unwrap();
-        assert_eq!((rule.min_approvals, rule.approver_not_initiator), (2, true));
-        spec.approval = Some(slipway_core::pipeline::ApprovalSpec {
-            groups: vec!["release".to_owned()],
-            min_approvals: 1,
-            approver_not_initiator: false,
-            expiry_ms: 5,
-        });
-        let rule = approval(&spec, &Policy::default()).unwrap();
-        assert!(!rule.approver_not_initiator && rule.groups.contains("release"));
-        let strict = Policy {
-            approver_not_initiator: true,
-            ..server
-        };
-        assert!(approval(&spec, &strict).unwrap().approver_not_initiator);
-    }
 }

@@ -1,7 +1,7 @@
 //! Abort, pause, resume, promote: stored as a wish, fulfilled by the driver.
 
 use slipway_core::access::{Caller, Deed};
-use slipway_core::rollout::Wish;
+use slipway_core::rollout::{PauseWhy, State, Wish};
 use slipway_store::RolloutRow;
 
 use super::Refused;
@@ -30,10 +30,10 @@ pub(crate) async fn steer(
             )
         }
         Wish::Resume => (Deed::SteerDeployment, "deployment.resume", &["paused"]),
-        Wish::Promote => (
+        Wish::Promote { .. } => (
             Deed::SteerDeployment,
             "deployment.promote",
-            &["bake", "watch"],
+            &["bake", "watch", "paused"],
         ),
     };
     if !caller.may(deed) {
@@ -55,6 +55,14 @@ pub(crate) async fn steer(
         );
         return Err(Refused::State("wrong_phase", text));
     }
+    let goes_on = matches!(wish, Wish::Resume | Wish::Promote { .. });
+    if goes_on && waits_for_approval(&row) && !caller.may(Deed::Approve) {
+        return Err(Refused::MayNot {
+            who: caller.subject.clone(),
+            what: "agree to the next step",
+            needed: "the role approver or admin",
+        });
+    }
     let json = serde_json::to_string(wish).map_err(anyhow::Error::from)?;
     let detail = serde_json::to_value(wish).map_err(anyhow::Error::from)?;
     let audit = coordinator.audit(("token", &caller.subject), action, id, detail);
@@ -70,6 +78,13 @@ pub(crate) async fn steer(
         .rollout(id)
         .await?
         .ok_or(Refused::NoSuch("deployment"))
+}
+
+/// Whether the step that ended asks for somebody's agreement.
+fn waits_for_approval(row: &RolloutRow) -> bool {
+    let state = serde_json::from_str::<State>(&row.state_json);
+    let pause = state.ok().and_then(|state| state.pause);
+    pause.is_some_and(|pause| pause.why == PauseWhy::Approval)
 }
 
 /// Whoever changes production says why.

@@ -108,6 +108,9 @@ fn table(service: &str, listen: &str, weights: &[(&str, u32)]) -> TrafficTable {
         listen: listen.to_owned(),
         versions: weights.iter().map(share).collect(),
         upstream_timeout_ms: 1_000,
+        canary: String::new(),
+        stickiness: slipway_core::traffic::Stickiness::None,
+        lease: None,
     }
 }
 
@@ -122,7 +125,7 @@ async fn traffic_suite(traffic: &dyn Traffic, listen: &str) {
     traffic.apply(fence(3, 2), &two).await.unwrap();
     let seen = traffic.read("shop/production").await.unwrap();
     assert_eq!((seen.fence, seen.table.as_ref()), (fence(3, 2), Some(&two)));
-    assert_eq!(seen.counters["v2"].completed, 0);
+    assert_eq!(seen.counters["v2"].total, 0);
 
     let stale = traffic.apply(fence(2, 9), &one).await;
     assert!(

@@ -111,6 +111,7 @@ impl World {
         let mut config = Config::in_dir(self.dir.path());
         config.defaults.min_ready_ms = 0;
         config.defaults.warm_deadline_ms = 4_000;
+        config.defaults.tick_ms = 100;
         let (now, rng) = (Clock::system().now(), Rng::system());
         let own = self
             .authority
@@ -164,6 +165,7 @@ impl World {
             deploy_json: deploy.to_string(),
             strategy: String::new(),
             initiator: String::new(),
+            supersede: deploy["supersede"] == true,
         };
         let answer = self.client().await.start(as_user("alice", start)).await?;
         Ok(answer.into_inner().deployment_id)

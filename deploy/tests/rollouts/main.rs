@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
 mod approvals;
+mod canary;
 mod harness;
 mod starting;
 
@@ -172,10 +173,10 @@ async fn a_version_that_fails_under_traffic_is_taken_back_by_itself() {
     let row = world.ended(&second).await;
     assert_eq!(row.status, "rolled_back", "{row:#?}");
     let why = row.reason.unwrap_or_default();
-    assert!(why.starts_with("30 of 100 requests"), "{why}");
+    assert!(why.contains("30 of 100 requests failed"), "{why}");
     let looks = world.db.rollout_health(&second, 100).await.unwrap();
     let verdicts: Vec<&str> = looks.iter().map(|look| look.verdict.as_str()).collect();
-    assert_eq!(verdicts.last(), Some(&"bad"), "{looks:?}");
+    assert_eq!(verdicts.last(), Some(&"abort"), "{looks:?}");
     assert_eq!(world.serving("production").await, Some(first));
 }
 

@@ -74,6 +74,8 @@ async fn hostile_starts_are_refused_before_anything_is_stored() {
     );
     let canary = |deploy: &mut serde_json::Value| {
         deploy["environments"][1]["strategy"] = serde_json::json!("canary");
+        deploy["environments"][1]["steps"] =
+            serde_json::json!([{ "weight_bp": 10_100, "bake_ms": 1, "approval": false }]);
     };
     assert_eq!(
         code(world.deploy("production", &image('1'), canary).await),

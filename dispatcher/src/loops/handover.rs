@@ -87,6 +87,7 @@ async fn hand_over(app: &App, id: &BuildId, build: &BuildRow) -> Result<(), Refu
             deploy_json: text.to_owned(),
             strategy: String::new(),
             initiator: build.initiator.clone(),
+            supersede: false,
         };
         start(app, request).await?;
     }

@@ -7,5 +7,8 @@
 pub mod cluster;
 pub mod figure;
 pub mod fleet;
+pub mod peers;
 pub mod postgres;
 pub mod process;
+pub mod routed;
+pub mod wire;

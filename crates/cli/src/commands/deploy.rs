@@ -24,6 +24,9 @@ pub(crate) enum Deploy {
         /// canary, blue-green or rolling; absent = the file's.
         #[arg(long, default_value = "")]
         strategy: String,
+        /// A rollout that is under way there goes back to stable first.
+        #[arg(long)]
+        supersede: bool,
     },
     /// Lists deployments, newest first.
     List {
@@ -42,6 +45,18 @@ pub(crate) enum Deploy {
         /// Its id.
         deployment: String,
     },
+    /// Says where a deployment stands, what its gates said, what comes next and whom it waits for.
+    Explain {
+        /// Its id.
+        deployment: String,
+    },
+    /// Judges a deployment's recorded readings again: the same numbers give the same verdicts.
+    Replay {
+        /// Its id.
+        deployment: String,
+    },
+    /// Starts an ended deployment again: the same plan, approved anew.
+    Retry(Because),
     /// Follows a deployment to its end; the exit code says how it ended.
     Watch {
         /// Its id.
@@ -147,9 +162,10 @@ impl Deploy {
                 build,
                 environment,
                 strategy,
+                supersede,
             } => {
-                let body =
-                    json!({"build_id": build, "target_env": environment, "strategy": strategy});
+                let body = json!({"build_id": build, "target_env": environment,
+                    "strategy": strategy, "supersede": supersede});
                 let started = client.post("/deployments", body).await?;
                 output::data(&text(&started, "deployment_id"));
                 Ok(Exit::Ok)
@@ -170,6 +186,14 @@ impl Deploy {
             }
             Self::Show { deployment } => {
                 output::json(&client.get(&format!("/deployments/{deployment}")).await?);
+                Ok(Exit::Ok)
+            }
+            Self::Explain { deployment } => explain(&client, &deployment).await,
+            Self::Replay { deployment } => replay(&client, &deployment).await,
+            Self::Retry(because) => {
+                let path = format!("/deployments/{}/retry", because.deployment);
+                let started = client.put(&path, json!({"reason": because.reason})).await?;
+                output::data(&text(&started, "deployment_id"));
                 Ok(Exit::Ok)
             }
             Self::Watch { deployment } => watch(&client, &deployment).await,
@@ -224,18 +248,35 @@ fn list(found: &Value) {
     );
 }
 
+async fn explain(client: &Client, id: &str) -> anyhow::Result<Exit> {
+    let found = client.get(&format!("/deployments/{id}")).await?;
+    for line in found["explanation"].as_array().into_iter().flatten() {
+        output::data(line.as_str().unwrap_or_default());
+    }
+    Ok(Exit::Ok)
+}
+
+async fn replay(client: &Client, id: &str) -> anyhow::Result<Exit> {
+    let found = client.get(&format!("/deployments/{id}/replay")).await?;
+    for step in found.as_array().into_iter().flatten() {
+        let (at, verdict) = (&step["step"], text(step, "verdict"));
+        output::data(&format!("step {at}: {verdict}: {}", text(step, "text")));
+    }
+    Ok(Exit::Ok)
+}
+
 async fn watch(client: &Client, id: &str) -> anyhow::Result<Exit> {
     let mut seen = String::new();
     loop {
         let found = client.get(&format!("/deployments/{id}")).await?;
-        let phase = text(&found, "phase");
-        if phase != seen {
-            let mut line = format!("{:>3} %  {phase}", found["progress"]);
-            if phase == "await_approval" {
-                line.push_str(&format!("  (slipway approve {id})"));
+        // What changes by itself (how long is left) is no news.
+        let news = live(&found);
+        if news != seen {
+            output::say(&news);
+            if text(&found, "phase") == "await_approval" {
+                output::say(&format!("       slipway approve {id}"));
             }
-            output::say(&line);
-            seen = phase;
+            seen = news;
         }
         match text(&found, "status").as_str() {
             "in_progress" => tokio::time::sleep(LOOK).await,
@@ -250,4 +291,21 @@ async fn watch(client: &Client, id: &str) -> anyhow::Result<Exit> {
             }
         }
     }
+}
+
+/// The view of one moment: how far, the share wanted and seen, the steps, and each gate's last word.
+fn live(found: &Value) -> String {
+    let mut view = format!(
+        "{:>3} %  {:<14} {:>6} % of the traffic",
+        found["progress"],
+        text(found, "phase"),
+        found["canary_percentage"],
+    );
+    let lines = found["explanation"].as_array().into_iter().flatten();
+    for line in lines.filter_map(Value::as_str) {
+        if line.starts_with("Steps: ") || line.starts_with("Gates: ") {
+            view.push_str(&format!("\n       {line}"));
+        }
+    }
+    view
 }

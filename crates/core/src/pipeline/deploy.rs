@@ -162,6 +162,10 @@ fn environment(
             .and_then(|n| u32::try_from(n).ok())
             .unwrap_or(otherwise)
     };
+    let word = |name: &str| {
+        let word = node.get(name).and_then(Node::text);
+        word.unwrap_or_default().to_owned()
+    };
     let resources = node.get("resources");
     let cpus = number(resources, "cpus").unwrap_or(0.0);
     EnvironmentSpec {
@@ -191,9 +195,10 @@ fn environment(
         cpu_millis: (cpus * 1_000.0) as u32,
         max_surge_percent: percent("max_surge", 25),
         max_unavailable_percent: percent("max_unavailable", 0),
-        gates: node
-            .get("gates")
-            .map_or(serde_json::Value::Null, Node::json),
+        gates: gates(node, out),
+        on_inconclusive: word("on_inconclusive"),
+        on_unproven: word("on_unproven"),
+        stickiness: stickiness(node, out),
         on_failure: node
             .get("on_failure")
             .and_then(Node::text)
@@ -204,6 +209,33 @@ fn environment(
             .and_then(Node::boolean)
             .unwrap_or(true),
     }
+}
+
+/// Read here already, so that a mistake is found before anything is built.
+fn gates(node: &Node, out: &mut Vec<Mistake>) -> serde_json::Value {
+    let Some(node) = node.get("gates") else {
+        return serde_json::Value::Null;
+    };
+    let gates = node.json();
+    if let Err(problem) = crate::gate::read_rules(&gates) {
+        out.push(Mistake::new(
+            "SLP0120",
+            node.at,
+            format!("`gates`: {problem}"),
+        ));
+    }
+    gates
+}
+
+fn stickiness(node: &Node, out: &mut Vec<Mistake>) -> String {
+    let Some(node) = node.get("stickiness") else {
+        return String::new();
+    };
+    let word = node.text().unwrap_or_default();
+    if let Err(problem) = word.parse::<crate::traffic::Stickiness>() {
+        out.push(Mistake::new("SLP0120", node.at, problem.to_string()));
+    }
+    word.to_owned()
 }
 
 fn after(key: &Key, node: &Node, all: &[(Key, Node)], out: &mut Vec<Mistake>) -> Vec<String> {

@@ -349,6 +349,15 @@ pub struct EnvironmentSpec {
     pub max_unavailable_percent: u32,
     /// Gates, as written; read by `core::gate`.
     pub gates: serde_json::Value,
+    /// What doubt leads to: `pause`, `rollback` or `proceed`; empty = `pause`.
+    #[serde(default)]
+    pub on_inconclusive: String,
+    /// What too little traffic leads to: `proceed` or `pause`; empty = `proceed`.
+    #[serde(default)]
+    pub on_unproven: String,
+    /// Who stays where while two versions share traffic; empty = `auto`.
+    #[serde(default)]
+    pub stickiness: String,
     /// `rollback` or `hold`.
     pub on_failure: String,
     /// Whether the digest must have succeeded in the environments of `after`.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::world::{Faults, NEW, OLD, World};
 use super::*;
+use crate::pipeline::Strategy;
 use crate::traffic::{FULL_BP, Fence};
 
 const LIMIT: Duration = Duration::from_secs(3_600);
@@ -14,6 +15,70 @@ fn with(faults: Faults) -> World {
     let mut world = World::with_stable(Kind::Rollout);
     world.faults = faults;
     world
+}
+
+/// Three steps of a quarter of a minute.
+pub(super) fn stepwise(strategy: Strategy, faults: Faults) -> World {
+    let mut world = with(faults);
+    world.plan.strategy = strategy;
+    let weights: &[u32] = match strategy {
+        Strategy::Canary => &[1_000, 5_000, 10_000],
+        _ => &[5_000, 10_000],
+    };
+    world.plan.steps = weights
+        .iter()
+        .map(|weight| Step {
+            weight_bp: *weight,
+            bake_ms: 15_000,
+            approval: false,
+        })
+        .collect();
+    world
+}
+
+fn stepwise_scenarios() -> Vec<Scenario> {
+    vec![
+        (
+            "canary, good",
+            || stepwise(Strategy::Canary, Faults::default()),
+            Phase::Succeeded,
+            NEW,
+        ),
+        (
+            "canary, bad",
+            || {
+                stepwise(
+                    Strategy::Canary,
+                    Faults {
+                        bad_percent: 40,
+                        ..Faults::default()
+                    },
+                )
+            },
+            Phase::RolledBack,
+            OLD,
+        ),
+        (
+            "rolling, good",
+            || stepwise(Strategy::Rolling, Faults::default()),
+            Phase::Succeeded,
+            NEW,
+        ),
+        (
+            "rolling, bad",
+            || {
+                stepwise(
+                    Strategy::Rolling,
+                    Faults {
+                        bad_percent: 40,
+                        ..Faults::default()
+                    },
+                )
+            },
+            Phase::RolledBack,
+            OLD,
+        ),
+    ]
 }
 
 fn scenarios() -> Vec<Scenario> {
@@ -96,7 +161,7 @@ fn assert_ended(world: &World, name: &str, kills: &[usize], phase: Phase, traffi
 #[test]
 fn deploy_crash_matrix() {
     let mut runs = 0;
-    for (name, make, phase, traffic) in scenarios() {
+    for (name, make, phase, traffic) in stepwise_scenarios().into_iter().chain(scenarios()) {
         let mut golden = make();
         let points = golden.run(&[], LIMIT);
         assert_ended(&golden, name, &[], phase, traffic);
@@ -173,8 +238,8 @@ fn deploy_step_idempotent() {
                 assert_eq!(world.state.phase, end, "{at}");
                 assert_eq!(world.creations, 2, "{at}: instances were created twice");
                 assert_eq!(world.router.refused, 0, "{at}: a repetition was refused");
-                let commits = if bad_percent > 0 { 2 } else { 1 };
-                assert_eq!(world.router.commits, commits, "{at}");
+                // There and back, or there and for good.
+                assert_eq!(world.router.commits, 2, "{at}");
             }
         }
     }
@@ -238,7 +303,7 @@ fn deploy_unknown_outcome_readback() {
     });
     world.run(&[], LIMIT);
     assert_eq!(world.state.phase, Phase::Succeeded);
-    assert_eq!((world.router.commits, world.creations), (1, 2));
+    assert_eq!((world.router.commits, world.creations), (2, 2));
 
     // It cannot be read either: no step is taken for done, and the rollout ends.
     let mut world = with(Faults::default());

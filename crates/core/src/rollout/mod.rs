@@ -1,7 +1,7 @@
 //! What step of a rollout comes next, or back.
 //!
 //! Owns the phases, the step protocol (intent → effect → applied → read back → verified), the lock
-//! of a service in an environment, and the rule that takes a bad version out. Does not own clocks,
+//! of a service in an environment, and what follows from what the gates say. Does not own clocks,
 //! stores, targets or routers: [`plan`] looks at a snapshot and says one thing to do; the driver
 //! persists it, then does it, then asks again. Asking too often is harmless.
 //!
@@ -10,14 +10,19 @@
 //! the new version proven or the stable one back; nobody acts without the lock.
 
 mod decide;
+mod explain;
+mod freeze;
+mod judge;
 mod lock;
 mod phase;
 mod snapshot;
 mod spec;
 mod state;
-mod watch;
 
 pub use decide::plan;
+pub use explain::explain;
+pub use freeze::{Freeze, check_freezes, frozen};
+pub use judge::{Windows, instances_at, judge_gates, judge_recorded, parked_to};
 pub use lock::{
     HEARTBEAT, Held, LOCK_TTL, LockAnswer, SAFETY_MARGIN, WAIT_LIMIT, Waiter, ask, is_lost,
 };
@@ -29,8 +34,7 @@ pub use snapshot::{
 pub use spec::{
     Facts, Kind, PlanError, RolloutPlan, Step, Timings, VersionSpec, is_pinned, pinned_digest,
 };
-pub use state::{Effect, Pause, State, StepState, StepStatus, Transition};
-pub use watch::{Counters, RULE_VERSION, Verdict, WatchBase, WatchLimits, judge_traffic};
+pub use state::{Effect, Pause, PauseWhy, State, StepState, StepStatus, Transition};
 
 #[cfg(test)]
 mod crash_tests;

@@ -20,6 +20,7 @@ fn stepped(steps: &[u32]) -> RolloutPlan {
         .map(|w| Step {
             weight_bp: *w,
             bake_ms: 1_000,
+            approval: false,
         })
         .collect();
     plan
@@ -66,8 +67,8 @@ fn hostile_j1_a_plan_is_refused_whole_before_any_effect() {
         plan.check()
     };
     assert_eq!(
-        with(|p| p.strategy = Strategy::Canary),
-        Err(PlanError::Strategy("canary"))
+        with(|p| p.steps.push(p.steps[0])),
+        Err(PlanError::NotRising(1))
     );
     assert!(with(|p| p.new.replicas = 0).is_err());
     assert!(with(|p| p.new.replicas = 101).is_err());
@@ -217,6 +218,98 @@ fn an_environment_behind_staging_is_entered_only_after_it() {
     world.run(&[], LIMIT);
     assert_eq!(world.state.phase, Phase::Failed);
     assert_eq!(world.creations, 0);
+}
+
+#[test]
+fn a_frozen_environment_lets_nothing_start_and_every_rollback_through() {
+    let mut world = World::with_stable(Kind::Rollout);
+    world.frozen = Some("frozen for another 60 min: holidays".to_owned());
+    world.run(&[], Duration::from_secs(60));
+    assert_eq!(world.state.phase, Phase::WaitLock);
+    assert!(world.lock.is_none() && world.creations == 0);
+    world.frozen = None;
+    world.run(&[], LIMIT);
+    assert_eq!(world.state.phase, Phase::Succeeded);
+    let mut back = World::with_stable(Kind::Rollback);
+    back.frozen = Some("frozen".to_owned());
+    back.run(&[], LIMIT);
+    assert_eq!(back.state.phase, Phase::Succeeded);
+}
+
+fn canary(steps: &[u32]) -> World {
+    let mut world = World::with_stable(Kind::Rollout);
+    world.plan = RolloutPlan {
+        smoke: vec![],
+        ..stepped(steps)
+    };
+    world.plan.timings.watch_ms = 20_000;
+    for step in &mut world.plan.steps {
+        step.bake_ms = 20_000;
+    }
+    world
+}
+
+fn until(world: &mut World, phase: Phase) {
+    world.take_over();
+    let mut fate = Fate::default();
+    for _ in 0..10_000 {
+        if world.state.phase == phase {
+            return;
+        }
+        assert!(world.turn(&mut fate).is_ok());
+    }
+    panic!("never {phase}: {:?}", world.history);
+}
+
+#[test]
+fn a_version_that_the_router_took_out_goes_back_and_is_given_no_weight_again() {
+    let mut world = canary(&[1_000, 10_000]);
+    until(&mut world, Phase::Bake);
+    world.router.tripped = Some("20 of 20 requests failed".to_owned());
+    world.run(&[], LIMIT);
+    assert_eq!(world.state.phase, Phase::RolledBack);
+    let reason = world.state.reason.clone().unwrap_or_default();
+    assert!(reason.contains("20 of 20"), "{reason}");
+}
+
+#[test]
+fn a_canary_that_cannot_be_seen_holds_then_pauses_then_goes_back() {
+    let mut world = canary(&[5_000, 10_000]);
+    until(&mut world, Phase::Bake);
+    world.router.readable = false;
+    let mut fate = Fate::default();
+    let began = world.now;
+    while world.now.since(began) < Duration::from_secs(50) {
+        assert!(world.turn(&mut fate).is_ok());
+    }
+    assert_eq!(
+        (world.state.phase, world.weight_of(NEW)),
+        (Phase::Bake, 5_000),
+        "held"
+    );
+    // Counters come back: it goes on, and nothing was promoted meanwhile.
+    world.router.readable = true;
+    world.run(&[], LIMIT);
+    assert_eq!(world.state.phase, Phase::Succeeded);
+}
+
+#[test]
+fn a_promotion_in_full_skips_the_steps_and_never_what_is_bad() {
+    let mut world = canary(&[1_000, 5_000, 10_000]);
+    until(&mut world, Phase::Bake);
+    world.wish = Some(Wish::Promote { full: true });
+    until(&mut world, Phase::Watch);
+    assert_eq!(world.weight_of(NEW), FULL_BP);
+    assert!(!world.history.contains(&Phase::Paused));
+    let mut world = canary(&[1_000, 10_000]);
+    until(&mut world, Phase::Bake);
+    world.router.readable = false;
+    world.wish = Some(Wish::Promote { full: true });
+    let mut fate = Fate::default();
+    for _ in 0..20 {
+        assert!(world.turn(&mut fate).is_ok());
+    }
+    assert_eq!(world.weight_of(NEW), 1_000, "promoted blind");
 }
 
 #[test]

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::phase::Phase;
 use super::spec::RolloutPlan;
 use super::state::{Effect, State, Transition};
-use super::watch::Counters;
 use crate::access::Judgement;
+use crate::gate::GateReport;
 use crate::time::Timestamp;
 use crate::traffic::Fence;
 
@@ -30,7 +30,11 @@ pub enum Wish {
     /// Go on.
     Resume,
     /// End this bake or watch now.
-    Promote,
+    Promote {
+        /// And every step that is left.
+        #[serde(default)]
+        full: bool,
+    },
 }
 
 /// The lock, from this deployment's place.
@@ -85,10 +89,10 @@ pub struct TrafficView {
     pub fence: Fence,
     /// Weights in use.
     pub weights: BTreeMap<String, u32>,
-    /// What it counted for the new version.
-    pub new: Counters,
-    /// What it counted for stable.
-    pub stable: Counters,
+    /// The new version keeps its weight only while somebody looks after it.
+    pub leased: bool,
+    /// Why the router took the new version out by itself.
+    pub tripped: Option<String>,
 }
 
 /// What health checks say about the new version.
@@ -112,7 +116,7 @@ pub enum Smoke {
 }
 
 /// What was seen of the world. `None` = not known, which is never taken for good.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Observed {
     /// The target.
     pub target: Option<TargetView>,
@@ -120,6 +124,8 @@ pub struct Observed {
     pub traffic: Option<TrafficView>,
     /// For how long the router has not been readable.
     pub blind_for: Duration,
+    /// What the gates say of this bake or watch.
+    pub gates: Option<GateReport>,
     /// Health of the new version.
     pub health: Option<Health>,
     /// Smoke checks.
@@ -181,6 +187,8 @@ pub struct Snapshot {
     pub barred: Option<String>,
     /// That may still change by itself: the rollout that must succeed first is under way.
     pub awaited: bool,
+    /// Why nothing may start here now.
+    pub frozen: Option<String>,
     /// The version that was last proven good here.
     pub good_version: Option<String>,
     /// What was seen.

@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::watch::WatchLimits;
 use crate::access::ApprovalRule;
+use crate::gate::GateRules;
 use crate::pipeline::{SmokeCheck, Strategy};
-use crate::traffic::FULL_BP;
+use crate::traffic::{FULL_BP, Stickiness};
 
 /// Instances of one service that one coordinator starts on one host.
 const REPLICAS_MAX: u32 = 100;
@@ -60,6 +60,9 @@ pub struct Step {
     pub weight_bp: u32,
     /// How long it is looked at before the next step.
     pub bake_ms: u64,
+    /// A person must agree before the next step.
+    #[serde(default)]
+    pub approval: bool,
 }
 
 /// How long things may take.
@@ -87,8 +90,22 @@ pub struct Timings {
     pub back_ms: u64,
     /// A pause ends the rollout after this.
     pub pause_ms: u64,
-    /// Without counters for this long at full weight the rollout goes back.
+    /// Without counters for this long a rollout into production goes back.
     pub blind_ms: u64,
+    /// Without counters for this long above a tenth of the traffic a rollout pauses.
+    #[serde(default = "blind_pause_ms")]
+    pub blind_pause_ms: u64,
+    /// How often counters are read while gates look.
+    #[serde(default = "tick_ms")]
+    pub tick_ms: u64,
+}
+
+fn blind_pause_ms() -> u64 {
+    60_000
+}
+
+fn tick_ms() -> u64 {
+    5_000
 }
 
 impl Default for Timings {
@@ -106,6 +123,8 @@ impl Default for Timings {
             back_ms: 60_000,
             pause_ms: 3_600_000,
             blind_ms: 300_000,
+            blind_pause_ms: blind_pause_ms(),
+            tick_ms: tick_ms(),
         }
     }
 }
@@ -149,7 +168,11 @@ pub struct RolloutPlan {
     /// How long things may take.
     pub timings: Timings,
     /// What is too bad.
-    pub limits: WatchLimits,
+    #[serde(default)]
+    pub gates: GateRules,
+    /// Who stays where while two versions share traffic.
+    #[serde(default)]
+    pub stickiness: Stickiness,
     /// What else is launched.
     pub facts: Facts,
     /// The deploy section that it was planned from, JSON: what comes after it is read here. Its hash
@@ -178,9 +201,6 @@ pub enum PlanError {
     /// Blue-green knows one step.
     #[error("blue-green moves all traffic at once: it has one step of 100 %")]
     BlueGreenSteps,
-    /// A strategy that this coordinator does not carry out.
-    #[error("strategy `{0}` is not available in this version; use blue-green")]
-    Strategy(&'static str),
     /// A tag instead of a digest.
     #[error("image `{0}` is not pinned: it must be `repository@sha256:…` or a local image id")]
     NotPinned(String),
@@ -266,11 +286,6 @@ impl RolloutPlan {
     /// # Errors
     /// The first thing that is wrong with it.
     pub fn check(&self) -> Result<(), PlanError> {
-        match self.strategy {
-            Strategy::BlueGreen => {}
-            Strategy::Canary => return Err(PlanError::Strategy("canary")),
-            Strategy::Rolling => return Err(PlanError::Strategy("rolling")),
-        }
         self.check_steps()?;
         self.check_version()?;
         for (index, check) in self.smoke.iter().enumerate() {
@@ -291,6 +306,7 @@ impl RolloutPlan {
         let t = &self.timings;
         let smoke = u64::try_from(self.smoke.len()).unwrap_or(u64::MAX);
         within("smoke", smoke, 0..=SMOKE_MAX as u64, "0…50 checks")?;
+        within("tick", t.tick_ms, 100..=60_000, "0.1 … 60 s")?;
         within("warm_passes", u64::from(t.warm_passes), 1..=100, "1…100")?;
         within("watch", t.watch_ms, 0..=WAIT_MAX_MS, "0 … 24 h")?;
         within("drain", t.drain_ms, 0..=WAIT_MAX_MS, "0 … 24 h")?;
@@ -378,7 +394,7 @@ impl RolloutPlan {
     #[must_use]
     pub fn hash(&self, target: &str) -> String {
         sha256(&(
-            ("rule", 1),
+            ("rule", 2),
             ("kind", self.kind),
             ("strategy", self.strategy),
             ("service", &self.service),
@@ -389,6 +405,7 @@ impl RolloutPlan {
             ("pipeline", &self.facts.pipeline_hash),
             ("commit", &self.facts.commit_sha),
             ("steps", &self.steps),
+            ("gates", &self.gates),
             ("smoke", &self.smoke),
         ))
     }

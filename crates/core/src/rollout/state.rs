@@ -6,21 +6,31 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::phase::Phase;
-use super::watch::WatchBase;
 use crate::time::Timestamp;
 
 /// Something done to the world outside: absolute, so that doing it twice is doing it once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Effect {
-    /// The new version's instances exist, all of them.
-    EnsureNew,
+    /// So many of the new version's instances exist.
+    EnsureNew {
+        /// How many; 0 = all of them.
+        #[serde(default)]
+        count: u32,
+    },
     /// Stable's instances exist, all of them.
     EnsureStable,
     /// The new version has this share of the traffic, stable the rest.
     Route {
         /// Basis points.
         new_bp: u32,
+    },
+    /// The new version keeps all traffic for good: nobody has to look after it any more.
+    Seal,
+    /// No more than so many of stable's instances are running; the others are stopped, and kept.
+    ParkStable {
+        /// How many go on.
+        keep: u32,
     },
     /// The new version finished what it was asked, or the deadline passed.
     DrainNew,
@@ -33,9 +43,11 @@ impl Effect {
     #[must_use]
     pub fn as_str(&self) -> &'static str {
         match self {
-            Self::EnsureNew => "ensure_new",
+            Self::EnsureNew { .. } => "ensure_new",
             Self::EnsureStable => "ensure_stable",
             Self::Route { .. } => "route",
+            Self::Seal => "seal",
+            Self::ParkStable { .. } => "park_stable",
             Self::DrainNew => "drain_new",
             Self::RetireNew => "retire_new",
         }
@@ -73,6 +85,21 @@ pub struct StepState {
     pub applied_at: Option<Timestamp>,
 }
 
+/// Why a rollout pauses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PauseWhy {
+    /// Somebody asked for it.
+    #[default]
+    Manual,
+    /// The gates could not say, and a person must.
+    Inconclusive,
+    /// Nothing can be seen.
+    Blind,
+    /// The step says that a person must agree before the next one.
+    Approval,
+}
+
 /// A pause under way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pause {
@@ -82,6 +109,9 @@ pub struct Pause {
     pub since: Timestamp,
     /// When it ends the rollout.
     pub deadline: Timestamp,
+    /// Why.
+    #[serde(default)]
+    pub why: PauseWhy,
 }
 
 /// A rollout's state between two decisions.
@@ -104,8 +134,6 @@ pub struct State {
     /// An intent to give the new version traffic was written: from here on the way back is through
     /// the router.
     pub traffic_touched: bool,
-    /// Counters at the last verified weight.
-    pub base: Option<WatchBase>,
     /// The pause under way.
     pub pause: Option<Pause>,
     /// Why it is going back, or ended.
@@ -123,8 +151,8 @@ pub struct Transition {
     pub reason: Option<String>,
     /// Resolved when the lock was taken.
     pub stable: Option<Option<String>>,
-    /// Counters to start from.
-    pub base: Option<WatchBase>,
+    /// Why it pauses.
+    pub pause: PauseWhy,
     /// The lock goes to the next in line.
     pub release_lock: bool,
     /// The wish that led here is fulfilled.
@@ -140,7 +168,7 @@ impl Transition {
             step_idx,
             reason: None,
             stable: None,
-            base: None,
+            pause: PauseWhy::Manual,
             release_lock: phase.is_terminal(),
             wish_done: false,
         }
@@ -167,7 +195,6 @@ impl State {
             steps_begun: 0,
             stable: None,
             traffic_touched: false,
-            base: None,
             pause: None,
             reason: None,
         }
@@ -195,13 +222,11 @@ impl State {
             from: self.phase,
             since: now,
             deadline: now.after(Duration::from_millis(pause_ms)),
+            why: transition.pause,
         });
         next.progress_at = now;
         if let Some(stable) = &transition.stable {
             next.stable.clone_from(stable);
-        }
-        if let Some(base) = &transition.base {
-            next.base = Some(base.clone());
         }
         if let Some(reason) = &transition.reason {
             next.reason = Some(reason.clone());

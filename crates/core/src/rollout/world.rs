@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::access::Judgement;
+use crate::gate::{Counts, Reading, Tick};
 use crate::pipeline::{SmokeCheck, Strategy};
 use crate::time::Timestamp;
 use crate::traffic::{
@@ -44,7 +45,9 @@ impl Fate {
 pub(super) struct Router {
     pub(super) seen: Option<Seen>,
     pub(super) table: Option<TrafficTable>,
-    pub(super) counters: BTreeMap<String, Counters>,
+    pub(super) counters: BTreeMap<String, Counts>,
+    pub(super) tripped: Option<String>,
+    pub(super) leased: bool,
     pub(super) readable: bool,
     pub(super) commits: u32,
     pub(super) refused: u32,
@@ -95,6 +98,7 @@ pub(super) struct World {
     pub(super) approval: Judgement,
     pub(super) plan_changed: bool,
     pub(super) barred: Option<String>,
+    pub(super) frozen: Option<String>,
     pub(super) awaited: bool,
     pub(super) router: Router,
     /// Version → instances, with whether each is running.
@@ -103,6 +107,8 @@ pub(super) struct World {
     pub(super) history: Vec<Phase>,
     pub(super) creations: u32,
     pub(super) started_images: Vec<String>,
+    /// Durable: what was counted at the step that is looked at.
+    pub(super) window: (u32, Option<Reading>, Vec<Tick>),
     /// Volatile: since when the living coordinator saw every instance healthy.
     healthy_since: Option<Timestamp>,
 }
@@ -130,6 +136,7 @@ pub(super) fn plan_of(kind: Kind) -> RolloutPlan {
         steps: vec![Step {
             weight_bp: FULL_BP,
             bake_ms: 0,
+            approval: false,
         }],
         smoke: vec![SmokeCheck::Http {
             path: "/".to_owned(),
@@ -145,7 +152,8 @@ pub(super) fn plan_of(kind: Kind) -> RolloutPlan {
             watch_ms: 20_000,
             ..Timings::default()
         },
-        limits: WatchLimits::default(),
+        gates: crate::gate::GateRules::default(),
+        stickiness: crate::traffic::Stickiness::Auto,
         facts: Facts::default(),
         section: String::new(),
         first: false,
@@ -196,11 +204,14 @@ impl World {
             approval: Judgement::NotNeeded,
             plan_changed: false,
             barred: None,
+            frozen: None,
             awaited: false,
             router: Router {
                 seen: None,
                 table: None,
                 counters: BTreeMap::new(),
+                tripped: None,
+                leased: false,
                 readable: true,
                 commits: 0,
                 refused: 0,
@@ -210,6 +221,7 @@ impl World {
             history: vec![Phase::Planned],
             creations: 0,
             started_images: vec![],
+            window: (0, None, vec![]),
             healthy_since: None,
         }
     }
@@ -236,6 +248,9 @@ impl World {
             listen: "127.0.0.1:8081".to_owned(),
             versions: weights.iter().map(share).collect(),
             upstream_timeout_ms: 1_000,
+            canary: String::new(),
+            stickiness: crate::traffic::Stickiness::None,
+            lease: None,
         }
     }
 
@@ -258,7 +273,7 @@ impl World {
                 .counters
                 .entry(share.version.clone())
                 .or_default();
-            counters.completed += mine;
+            counters.total += mine;
             counters.bad += bad;
         }
     }
@@ -303,6 +318,7 @@ impl World {
             approval: self.approval.clone(),
             plan_changed: self.plan_changed,
             barred: self.barred.clone(),
+            frozen: self.frozen.clone(),
             awaited: self.awaited,
             good_version: self.good.clone(),
             observed: self.observe(),

@@ -6,8 +6,14 @@
 
 mod choice;
 mod fence;
+mod sticky;
 mod table;
+mod tripwire;
 
 pub use choice::Turn;
 pub use fence::{Fence, FenceAnswer, Seen, judge};
-pub use table::{FULL_BP, INSTANCES_MAX, Instance, Share, TableError, TrafficTable, VERSIONS_MAX};
+pub use sticky::{Stickiness, UnknownStickiness, point, second_half};
+pub use table::{
+    CanaryLease, FULL_BP, INSTANCES_MAX, Instance, Share, TableError, TrafficTable, VERSIONS_MAX,
+};
+pub use tripwire::{Seen as TripSeen, TRIP_WINDOW_MS, trips};

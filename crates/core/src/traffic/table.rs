@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::sticky::Stickiness;
 use crate::digest::Digest;
 
 /// All traffic, in basis points.
@@ -14,6 +15,8 @@ pub const INSTANCES_MAX: usize = 1_000;
 const NAME_MAX: usize = 255;
 /// Host names of one service.
 const HOSTS_MAX: usize = 100;
+/// A lease shorter than this ends between two renewals, and one longer than this protects nobody.
+const LEASE_MS: std::ops::RangeInclusive<u64> = 1_000..=3_600_000;
 
 /// One copy of a version that can answer requests.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -48,6 +51,24 @@ pub struct TrafficTable {
     pub versions: Vec<Share>,
     /// Longest wait for the first byte of an answer.
     pub upstream_timeout_ms: u64,
+    /// The new version while it is rolled out; empty = none is.
+    #[serde(default)]
+    pub canary: String,
+    /// Who stays where while two versions share traffic.
+    #[serde(default)]
+    pub stickiness: Stickiness,
+    /// How long the new version keeps its weight without being renewed; `None` = for good.
+    #[serde(default)]
+    pub lease: Option<CanaryLease>,
+}
+
+/// A weight that ends by itself when nobody looks after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CanaryLease {
+    /// How long after the last renewal.
+    pub ms: u64,
+    /// Whether stable gets everything then; otherwise weights stay as they are.
+    pub revert: bool,
 }
 
 /// Why a table is refused.
@@ -68,6 +89,9 @@ pub enum TableError {
     /// An address without a port, or with one that is not a number.
     #[error("`{0}` is not an address; write host:port")]
     Address(String),
+    /// A new version that is not in the table, or a lease without one or out of bounds.
+    #[error("{0}")]
+    Canary(&'static str),
     /// Too many of something.
     #[error("{what}: {count}, at most {limit} are allowed")]
     TooMany {
@@ -141,7 +165,39 @@ impl TrafficTable {
         if sum != u64::from(FULL_BP) {
             return Err(TableError::Sum(sum));
         }
-        Ok(())
+        let known = |version: &str| self.versions.iter().any(|one| one.version == version);
+        if !self.canary.is_empty() && !known(&self.canary) {
+            return Err(TableError::Canary("the canary is no version of this table"));
+        }
+        match self.lease {
+            Some(_) if self.canary.is_empty() => Err(TableError::Canary("a lease needs a canary")),
+            Some(lease) if !LEASE_MS.contains(&lease.ms) => {
+                Err(TableError::Canary("a lease lasts 1 s to 1 h"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// This table with all traffic on stable: the other version that has instances, the one with the
+    /// most weight first. `None` = there is none, or nothing to take away.
+    #[must_use]
+    pub fn without_canary(&self) -> Option<Self> {
+        if self.canary.is_empty() || self.weight_of(&self.canary) == 0 {
+            return None;
+        }
+        let stable = self
+            .versions
+            .iter()
+            .filter(|share| share.version != self.canary && !share.instances.is_empty())
+            .max_by_key(|share| share.weight_bp)?
+            .version
+            .clone();
+        let mut table = self.clone();
+        for share in &mut table.versions {
+            share.weight_bp = if share.version == stable { FULL_BP } else { 0 };
+        }
+        table.lease = None;
+        Some(table)
     }
 
     /// The table's name: a hash over its canonical form. Order of versions, instances and hosts
@@ -174,6 +230,15 @@ impl TrafficTable {
                 field(&instance.id);
                 field(&instance.address);
             }
+        }
+        // Left out when it is as it always was: tables of earlier versions keep their names.
+        if !self.canary.is_empty() || self.stickiness != Stickiness::None || self.lease.is_some() {
+            field(&self.canary);
+            field(&self.stickiness.to_string());
+            let lease = self
+                .lease
+                .map(|lease| format!("{} {}", lease.ms, lease.revert));
+            field(&lease.unwrap_or_default());
         }
         Digest::of(&bytes)
     }
@@ -211,6 +276,9 @@ pub(crate) mod tests {
                 })
                 .collect(),
             upstream_timeout_ms: 60_000,
+            canary: String::new(),
+            stickiness: Stickiness::None,
+            lease: None,
         }
     }
 
@@ -250,6 +318,30 @@ pub(crate) mod tests {
         assert!(with(|t| t.versions[0].instances[0].address = "a:99999".to_owned()).is_err());
         assert!(with(|t| t.service = "a\r\nb".to_owned()).is_err());
         assert!(with(|t| t.hosts = vec!["x".to_owned(); 101]).is_err());
+    }
+
+    #[test]
+    fn the_way_back_gives_stable_everything_and_needs_its_instances() {
+        let mut shared = table(&[("a", 9_000), ("b", 1_000)]);
+        assert_eq!(shared.without_canary(), None, "no canary is named");
+        shared.canary = "b".to_owned();
+        shared.lease = Some(CanaryLease {
+            ms: 60_000,
+            revert: true,
+        });
+        assert_eq!(shared.check(), Ok(()));
+        let back = shared.without_canary().unwrap();
+        assert_eq!((back.weight_of("a"), back.weight_of("b")), (10_000, 0));
+        assert_eq!((back.check(), back.lease), (Ok(()), None));
+        assert_ne!(back.hash(), shared.hash());
+        shared.versions[0].instances.clear();
+        shared.versions[0].weight_bp = 0;
+        shared.versions[1].weight_bp = 10_000;
+        assert_eq!(shared.without_canary(), None, "nothing to go back to");
+        shared.canary = "c".to_owned();
+        assert!(shared.check().is_err());
+        shared.canary = String::new();
+        assert!(shared.check().is_err(), "a lease of nobody");
     }
 
     proptest! {

@@ -110,4 +110,26 @@ pub async fn a_quiet_fence_is_given_only_while_nobody_holds_the_place(db: Db) {
     };
     db.record_rollout_health(look.clone()).await.expect("kept");
     assert_eq!(db.rollout_health("d1", 10).await.expect("readable"), [look]);
+    let tick = |seq| crate::GateTickRow {
+        deployment_id: "d1".to_owned(),
+        step_idx: 0,
+        seq,
+        source: "router".to_owned(),
+        boot_id: "b1".to_owned(),
+        t0: seq,
+        t1: seq + 1,
+        counters_json: "{}".to_owned(),
+    };
+    let keep = |rows, token| db.keep_gate_ticks(rows, token);
+    keep(vec![tick(0), tick(1)], row.token).await.expect("kept");
+    keep(vec![tick(1), tick(2)], row.token).await.expect("kept");
+    let stale = keep(vec![tick(3)], row.token - 1).await;
+    assert!(matches!(stale, Err(crate::StoreError::Conflict(_))));
+    let kept = db.gate_ticks("d1", 0, 10).await.expect("readable");
+    assert_eq!(kept, [tick(0), tick(1), tick(2)]);
+    assert_eq!(
+        db.forget_gate_ticks(at(99_999)).await.expect("asked"),
+        0,
+        "it is under way"
+    );
 }

@@ -175,7 +175,9 @@ pub async fn a_claim_raises_the_token_of_the_holder_only(db: Db) {
     let holder = locked(&db, "d1", 0).await;
     owned(&db, "d2", "a", 1).await;
     let state = in_phase(&holder, Phase::Prepare);
-    let step = db.intend(&holder, &state, Effect::EnsureNew, at(2)).await;
+    let step = db
+        .intend(&holder, &state, Effect::EnsureNew { count: 2 }, at(2))
+        .await;
     assert!(
         step.is_ok(),
         "a waiting rollout shut the holder out: {step:?}"
@@ -195,7 +197,7 @@ pub async fn a_claim_raises_the_token_of_the_holder_only(db: Db) {
     assert_eq!(lock.token, 501);
     let state: State = serde_json::from_str(&above.state_json).expect("a state");
     let step = db
-        .intend(&above, &state, Effect::EnsureNew, at(4))
+        .intend(&above, &state, Effect::EnsureNew { count: 2 }, at(4))
         .await
         .expect("written");
     assert_eq!(step.token, 501);
@@ -233,18 +235,20 @@ pub async fn an_intent_is_written_under_the_lock_with_a_new_generation(db: Db) {
     begun(&db, "d1").await;
     let row = owned(&db, "d1", "a", 0).await;
     let state = in_phase(&row, Phase::Prepare);
-    let refused = db.intend(&row, &state, Effect::EnsureNew, at(1)).await;
+    let refused = db
+        .intend(&row, &state, Effect::EnsureNew { count: 2 }, at(1))
+        .await;
     assert!(
         matches!(refused, Err(StoreError::Conflict(_))),
         "no lock: {refused:?}"
     );
     let row = locked(&db, "d1", 1).await;
     let refused = db
-        .intend(&row, &state, Effect::EnsureNew, at(1 + 541))
+        .intend(&row, &state, Effect::EnsureNew { count: 2 }, at(1 + 541))
         .await;
     assert!(refused.is_err(), "the lock runs out too soon");
     let one = db
-        .intend(&row, &state, Effect::EnsureNew, at(2))
+        .intend(&row, &state, Effect::EnsureNew { count: 2 }, at(2))
         .await
         .expect("written");
     let row = reload(&db, "d1").await;
@@ -252,7 +256,7 @@ pub async fn an_intent_is_written_under_the_lock_with_a_new_generation(db: Db) {
     assert_eq!(state.step.as_ref(), Some(&one));
     assert_eq!(one.status, StepStatus::Intent);
     let two = db
-        .intend(&row, &state, Effect::EnsureNew, at(3))
+        .intend(&row, &state, Effect::EnsureNew { count: 2 }, at(3))
         .await
         .expect("written");
     assert!(two.generation > one.generation && two.attempt == 2 && two.number == one.number);

@@ -1,6 +1,5 @@
 //! One request: choose an instance, send, pass the answer on. Repeats only what may be repeated.
 
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,14 +12,15 @@ use http::{Request, Response, StatusCode, header};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
+use slipway_daemon::Rng;
 
 use super::headers;
 use super::pool::{Backend, Lease};
-use super::{Body, BodyError, full, refuse, upgrade};
+use super::{Body, BodyError, client, full, refuse, upgrade};
 use crate::config::Limits;
 use crate::counters::{Outcome, Ticket};
 use crate::services::{Service, Services};
-use crate::table::{self, Target};
+use crate::table::{self, Client, Target};
 
 /// Instances that one request is tried at.
 const TRIES: usize = 3;
@@ -32,6 +32,7 @@ const REPLAY_MAX: u64 = 64 * 1024;
 pub(crate) struct Proxy {
     pub(crate) services: Arc<Services>,
     pub(crate) limits: Limits,
+    pub(crate) rng: Rng,
 }
 
 /// One request among those of its service.
@@ -85,10 +86,10 @@ enum Tried {
 
 impl Proxy {
     /// Answers one request that came in on `listen`.
-    pub(crate) async fn answer(
+    pub(super) async fn answer(
         &self,
         listen: &str,
-        peer: IpAddr,
+        peer: client::Peer,
         mut request: Request<Incoming>,
     ) -> Response<Body> {
         if let Some(trouble) = headers::framing_trouble(request.headers()) {
@@ -116,6 +117,10 @@ impl Proxy {
             let reason = format!("no service with a traffic table answers to `{host}` here");
             return refuse(StatusCode::SERVICE_UNAVAILABLE, &reason);
         };
+        let is_get = request.method() == http::Method::GET;
+        let known = client::known(&service, request.headers(), peer, is_get, || {
+            self.rng.ulid(self.services.clock.now())
+        });
         let Some(place) = self.place(&service) else {
             return refuse(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -123,11 +128,20 @@ impl Proxy {
             );
         };
         if let Some(protocol) = headers::upgrade(request.headers()) {
-            return upgrade::tunnel(self, &service, place, peer, request, protocol).await;
+            let asking = upgrade::Asking {
+                client: known.client,
+                peer: peer.ip,
+                protocol,
+            };
+            return upgrade::tunnel(self, &service, place, request, asking).await;
         }
         headers::strip_hop_by_hop_but_framing(request.headers_mut());
-        headers::forwarded(request.headers_mut(), peer);
-        self.forward(&service, place, request).await
+        headers::forwarded(request.headers_mut(), peer.ip);
+        let mut response = self.forward(&service, place, &known.client, request).await;
+        if let Some(cookie) = known.cookie {
+            response.headers_mut().append(header::SET_COOKIE, cookie);
+        }
+        response
     }
 
     fn place(&self, service: &Arc<Service>) -> Option<Place> {
@@ -140,6 +154,7 @@ impl Proxy {
         &self,
         service: &Arc<Service>,
         place: Place,
+        client: &Client,
         request: Request<Incoming>,
     ) -> Response<Body> {
         let (mut head, body) = request.into_parts();
@@ -155,8 +170,8 @@ impl Proxy {
         let mut stale_left = TRIES;
         while avoid.len() < TRIES {
             let now_ms = self.services.now_ms();
-            let Some(Target { ticket, backend }) = table::choose(&service.live, &avoid, now_ms)
-            else {
+            let chosen = table::choose(&service.live, client, &avoid, now_ms);
+            let Some(Target { ticket, backend }) = chosen else {
                 break;
             };
             let lease = match self.lease(&backend, idempotent, fresh).await {
@@ -172,8 +187,13 @@ impl Proxy {
             let Some(body) = payload.take() else { break };
             let idle_ms = lease.idle_ms;
             let timeout_ms = timeout_of(service);
+            let sent = self.services.clock.monotonic();
             match attempt(lease, &head, body, &mut payload, timeout_ms).await {
                 Tried::Answered(response, lease) => {
+                    if !headers::is_long_lived(response.headers()) {
+                        let took = self.services.clock.monotonic().saturating_sub(sent);
+                        ticket.answered_after(took, self.services.now_ms());
+                    }
                     return self.pass_on(response, ticket, backend, lease, place);
                 }
                 Tried::NotSent => {

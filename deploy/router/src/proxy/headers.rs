@@ -93,6 +93,16 @@ pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
 }
 
 /// Whether a request may be sent again after it may have been executed (RFC 9110 §9.2.2).
+/// Whether an answer goes on for as long as somebody listens: its duration says nothing.
+pub(super) fn is_long_lived(headers: &HeaderMap) -> bool {
+    let kind = headers
+        .get(http::header::CONTENT_TYPE)
+        .map(HeaderValue::as_bytes);
+    kind.is_some_and(|kind| {
+        kind.starts_with(b"text/event-stream") || kind.starts_with(b"application/grpc")
+    })
+}
+
 pub(super) fn is_idempotent(method: &Method) -> bool {
     matches!(
         *method,

@@ -15,6 +15,7 @@ use slipway_daemon::Shutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
+use super::client::Peer;
 use super::forward::Proxy;
 use crate::services::Listeners;
 
@@ -146,9 +147,10 @@ async fn serve(
         .max_buf_size(HEAD_MAX)
         .max_header_size(HEAD_MAX)
         .max_headers(HEADERS_MAX);
+    let peer = Peer::new(peer.ip());
     let service = service_fn(move |request: Request<Incoming>| {
         let (proxy, listen) = (proxy.clone(), Arc::clone(&listen));
-        async move { Ok::<_, Infallible>(proxy.answer(&listen, peer.ip(), request).await) }
+        async move { Ok::<_, Infallible>(proxy.answer(&listen, peer, request).await) }
     });
     let serving = builder
         .serve_connection(TokioIo::new(stream), service)

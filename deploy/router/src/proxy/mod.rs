@@ -1,5 +1,6 @@
 //! The data plane: from a client's connection to an instance and back.
 
+mod client;
 mod forward;
 mod headers;
 mod idle;

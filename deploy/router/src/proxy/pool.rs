@@ -65,8 +65,11 @@ impl Backend {
         let cap_ms = self.policy(|policy| policy.cap_ms(idempotent));
         loop {
             let mut found = self.pop(cap_ms, now_ms)?;
-            // Lets the connection's task see an end of stream that is there already.
-            tokio::task::yield_now().await;
+            // Lets the connection's task see an end of stream that is there already. What may be sent
+            // again is sent again instead.
+            if !idempotent {
+                tokio::task::yield_now().await;
+            }
             let idle_ms = now_ms.saturating_sub(found.since_ms);
             if found.sender.ready().await.is_ok() {
                 return Some(Lease {

@@ -15,22 +15,33 @@ use super::forward::{Place, Proxy};
 use super::{Body, full, headers, refuse};
 use crate::counters::{Outcome, VersionState};
 use crate::services::Service;
-use crate::table::{self, Target};
+use crate::table::{self, Client, Target};
 
 /// Instances that one upgrade is tried at.
 const TRIES: usize = 3;
 /// How often a tunnel looks whether its version drains.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// Who asks, and for what.
+pub(super) struct Asking {
+    pub(super) client: Client,
+    pub(super) peer: IpAddr,
+    pub(super) protocol: HeaderValue,
+}
+
 /// Passes an upgrade request on; when the instance agrees, the two connections become a tunnel.
 pub(super) async fn tunnel(
     proxy: &Proxy,
     service: &Arc<Service>,
     place: Place,
-    peer: IpAddr,
     mut request: Request<Incoming>,
-    protocol: HeaderValue,
+    asking: Asking,
 ) -> Response<Body> {
+    let Asking {
+        client: who,
+        peer,
+        protocol,
+    } = asking;
     let client = hyper::upgrade::on(&mut request);
     headers::strip_hop_by_hop(request.headers_mut());
     headers::forwarded(request.headers_mut(), peer);
@@ -41,7 +52,8 @@ pub(super) async fn tunnel(
     let mut avoid = Vec::new();
     while avoid.len() < TRIES {
         let now_ms = proxy.services.now_ms();
-        let Some(Target { ticket, backend }) = table::choose(&service.live, &avoid, now_ms) else {
+        let Some(Target { ticket, backend }) = table::choose(&service.live, &who, &avoid, now_ms)
+        else {
             break;
         };
         let connected = backend

@@ -150,30 +150,13 @@ pub(crate) fn table(listen: &str, shares: &[(&str, u32, &[&str])]) -> TrafficTab
             })
             .collect(),
         upstream_timeout_ms: 2_000,
+        canary: String::new(),
+        stickiness: slipway_core::traffic::Stickiness::None,
+        lease: None,
     }
 }
 
-pub(crate) fn wire(table: &TrafficTable) -> v1::TrafficTable {
-    let version = |share: &Share| v1::Version {
-        version: share.version.clone(),
-        weight_bp: share.weight_bp,
-        instances: share
-            .instances
-            .iter()
-            .map(|i| v1::Instance {
-                id: i.id.clone(),
-                address: i.address.clone(),
-            })
-            .collect(),
-    };
-    v1::TrafficTable {
-        service: table.service.clone(),
-        hosts: vec![],
-        listen: table.listen.clone(),
-        versions: table.versions.iter().map(version).collect(),
-        upstream_timeout_ms: table.upstream_timeout_ms,
-    }
-}
+pub(crate) use slipway_proto::convert::table_to_wire as wire;
 
 /// An instance of a version, killed when dropped: its listener and every connection end at once.
 pub(crate) struct Backend {
@@ -231,7 +214,10 @@ async fn connection(
                 .await
                 .map(|all| all.to_bytes())
                 .unwrap_or_default();
-            let (status, delay) = asked(&parts);
+            let (mut status, delay) = asked(&parts);
+            if name == "bad" {
+                status = 500;
+            }
             tokio::time::sleep(delay).await;
             count.fetch_add(1, Ordering::SeqCst);
             let text = format!("{name} {} {}", parts.method, body.len());

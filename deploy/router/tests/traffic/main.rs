@@ -4,6 +4,7 @@
 
 mod harness;
 mod hostile;
+mod sharing;
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;

@@ -1,6 +1,7 @@
 //! Deployments: read from the store, steered through the coordinator.
 
 pub mod actions;
+pub mod told;
 
 use std::sync::Arc;
 
@@ -39,6 +40,9 @@ pub struct NewDeployment {
     /// Needed only when a build has several.
     #[serde(default)]
     service: String,
+    /// Rollouts of the service that are under way there go back to stable first.
+    #[serde(default)]
+    supersede: bool,
 }
 
 /// A started deployment.
@@ -88,6 +92,7 @@ pub async fn create(
         deploy_json: release.text,
         strategy: new.strategy,
         initiator: person.caller.subject.clone(),
+        supersede: new.supersede,
     };
     let answer = client(&app)?.start(signed(&person, request)).await;
     let answer = answer.map_err(refused)?.into_inner();
@@ -200,7 +205,10 @@ pub struct Deployment {
     initiator_id: String,
     reason: Option<String>,
     steps: Vec<Step>,
+    /// What each gate said last.
     gates: Vec<serde_json::Value>,
+    /// Where it stands, what comes next, and whom it waits for.
+    explanation: Vec<String>,
     lock: Option<Lock>,
     started_at: Option<String>,
     ended_at: Option<String>,
@@ -228,6 +236,7 @@ fn deployment(row: RolloutRow, steps: Vec<Step>) -> Deployment {
         reason: row.reason,
         steps,
         gates: Vec::new(),
+        explanation: Vec::new(),
         lock: None,
         started_at: row.started_at.map(shown),
         ended_at: row.ended_at.map(shown),
@@ -255,7 +264,11 @@ pub async fn show(
             status: s.status,
         })
         .collect();
-    Ok(axum::Json(deployment(row, steps)))
+    let gates = told::gates(&app, &id).await?;
+    let explanation = told::explanation(&app, &row, &gates);
+    let mut shown = deployment(row, steps);
+    (shown.gates, shown.explanation) = (gates, explanation);
+    Ok(axum::Json(shown))
 }
 
 /// Which deployments.

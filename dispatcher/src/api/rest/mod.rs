@@ -59,6 +59,8 @@ fn authenticated() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(deployments::actions::pause))
         .routes(routes!(deployments::actions::resume))
         .routes(routes!(deployments::actions::promote))
+        .routes(routes!(deployments::actions::retry))
+        .routes(routes!(deployments::told::replay))
         .routes(routes!(deployments::events))
         .routes(routes!(deployments::health))
         .routes(routes!(deployments::environments))

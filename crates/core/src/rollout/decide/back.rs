@@ -1,6 +1,7 @@
 //! The way back, from wherever a rollout stands.
 
 use super::Decision;
+use crate::pipeline::Strategy;
 use crate::rollout::{Effect, Kind, Next, Phase, Plan, StepStatus, TargetView, Transition};
 
 /// How much longer than the drain itself its answer may take.
@@ -44,11 +45,11 @@ impl Decision<'_> {
         }
         // Only what is known to be gone is started again; a target that cannot be read must not
         // delay the way back, the router knows stable's instances.
-        let gone = self
-            .observed()
-            .target
-            .as_ref()
-            .is_some_and(|target| TargetView::running(&target.stable) == 0);
+        let gone = self.observed().target.as_ref().is_some_and(|target| {
+            let running = TargetView::running(&target.stable);
+            let rolling = self.s.plan.strategy == Strategy::Rolling;
+            running == 0 || (rolling && running < target.stable.len())
+        });
         let ensuring = state
             .step
             .as_ref()

@@ -1,16 +1,18 @@
 //! The decision: one thing to do, from one snapshot. What comes before the first effect is in
-//! `start`, the way back in `back`.
+//! `start`, what follows from looking in `look`, the way back in `back`.
 
 mod back;
+mod look;
 mod start;
 
 use std::time::Duration;
 
+use crate::pipeline::Strategy;
+use crate::rollout::judge::{instances_at, parked_to};
 use crate::rollout::lock::SAFETY_MARGIN;
 use crate::rollout::phase::Phase;
 use crate::rollout::snapshot::{LockView, Next, Observed, Plan, Smoke, Snapshot, TargetView, Wish};
-use crate::rollout::state::{Effect, StepStatus, Transition};
-use crate::rollout::watch::{Verdict, WatchBase, judge_traffic, ppm};
+use crate::rollout::state::{Effect, PauseWhy, StepStatus, Transition};
 use crate::time::Timestamp;
 use crate::traffic::{FULL_BP, Fence};
 
@@ -118,18 +120,32 @@ impl Decision<'_> {
             Wish::Abort { reason } if !state.phase.is_going_back() => Some(self.back(reason)),
             Wish::Pause { reason } if looking => {
                 let pause = done(Phase::Paused, state.step_idx);
+                let pause = pause.because(format!("paused: {reason}"));
                 Some(self.say(Next::Enter(pause), format!("paused: {reason}")))
             }
             Wish::Resume if state.phase == Phase::Paused => {
-                let from = state
-                    .pause
-                    .as_ref()
-                    .map_or(Phase::Watch, |pause| pause.from);
-                Some(self.say(Next::Enter(done(from, state.step_idx)), "goes on"))
+                let why = state.pause.as_ref().map(|pause| pause.why);
+                let next = match why {
+                    // Somebody looked where the gates could not say: it goes on.
+                    Some(PauseWhy::Inconclusive | PauseWhy::Approval) => self.forward(false),
+                    _ => Transition::to(self.looked_from(), state.step_idx),
+                };
+                let next = Transition {
+                    wish_done: true,
+                    ..next
+                };
+                Some(self.say(Next::Enter(next), "goes on"))
             }
             // Never past missing counters: what nobody saw is not promoted by anybody.
-            Wish::Promote if looking && self.observed().traffic.is_some() && !self.is_bad() => {
-                Some(self.say(Next::Enter(self.forward(true)), "promoted"))
+            Wish::Promote { full }
+                if (looking || state.phase == Phase::Paused) && self.may_be_promoted() =>
+            {
+                let mut next = self.forward(true);
+                if *full && next.phase != Phase::Succeeded {
+                    next.step_idx = self.last_step();
+                    next.phase = Phase::Prepare;
+                }
+                Some(self.go_on(next, "promoted"))
             }
             _ => None,
         }
@@ -150,7 +166,8 @@ impl Decision<'_> {
     }
 
     fn prepare(&self) -> Plan {
-        let wanted = usize::try_from(self.s.plan.new.replicas).unwrap_or(usize::MAX);
+        let count = self.wanted();
+        let wanted = usize::try_from(count).unwrap_or(usize::MAX);
         let target = self.observed().target.as_ref();
         let running = target.map(|target| TargetView::running(&target.new) >= wanted);
         // Once started, an instance that ended again is for WARM to judge, not to be started for ever.
@@ -165,12 +182,36 @@ impl Decision<'_> {
         } else {
             running
         };
+        if let Some(parking) = self.park(target) {
+            return parking;
+        }
         let warm = Transition::to(Phase::Warm, self.s.state.step_idx);
         // A rollback to a version that is still warm has nothing to start.
         if self.s.state.step.is_none() && running == Some(true) {
             return self.say(Next::Enter(warm), "every instance is running already");
         }
-        self.drive(Effect::EnsureNew, there, Some(warm))
+        self.drive(Effect::EnsureNew { count }, there, Some(warm))
+    }
+
+    /// Rolling: what the batch before this one took over is stopped, before this one starts more.
+    fn park(&self, target: Option<&TargetView>) -> Option<Plan> {
+        let state = &self.s.state;
+        if self.s.plan.strategy != Strategy::Rolling || !state.traffic_touched {
+            return None;
+        }
+        let before = usize::try_from(state.step_idx.checked_sub(1)?).ok()?;
+        let weight = self.s.plan.steps.get(before)?.weight_bp;
+        let keep = parked_to(target?.stable.len(), weight);
+        let parked = TargetView::running(&target?.stable) <= keep;
+        let parking = state
+            .step
+            .as_ref()
+            .is_some_and(|step| matches!(step.effect, Effect::ParkStable { .. }));
+        if parked && !parking {
+            return None;
+        }
+        let keep = u32::try_from(keep).unwrap_or(u32::MAX);
+        Some(self.drive(Effect::ParkStable { keep }, Some(parked), None))
     }
 
     fn warm(&self) -> Plan {
@@ -199,7 +240,8 @@ impl Decision<'_> {
     }
 
     fn smoke(&self) -> Plan {
-        if self.s.plan.smoke.is_empty() {
+        // What has traffic already is looked at by gates.
+        if self.s.plan.smoke.is_empty() || self.s.state.traffic_touched {
             return self.enter(Phase::Shift, "no smoke checks");
         }
         match &self.observed().smoke {
@@ -213,7 +255,7 @@ impl Decision<'_> {
     }
 
     fn shift(&self) -> Plan {
-        let wanted = usize::try_from(self.s.plan.new.replicas).unwrap_or(usize::MAX);
+        let wanted = usize::try_from(self.wanted()).unwrap_or(usize::MAX);
         let new_bp = self.weight();
         if let Some(target) = &self.observed().target
             && TargetView::running(&target.new) < wanted
@@ -231,11 +273,10 @@ impl Decision<'_> {
         } else {
             Phase::Bake
         };
-        let mut then = Transition::to(looking, self.s.state.step_idx);
-        then.base = self.observed().traffic.as_ref().map(|traffic| WatchBase {
-            new: traffic.new.clone(),
-            stable_bad_ppm: ppm(traffic.stable.bad, traffic.stable.completed),
-        });
+        if let Some(why) = self.tripped() {
+            return self.back(&why);
+        }
+        let then = Transition::to(looking, self.s.state.step_idx);
         self.drive(Effect::Route { new_bp }, self.routed(new_bp), Some(then))
     }
 
@@ -261,88 +302,38 @@ impl Decision<'_> {
         weight(&self.s.plan.new.version_id) == new_bp && stable == FULL_BP - new_bp
     }
 
-    fn is_bad(&self) -> bool {
-        let failing = self
-            .observed()
-            .health
-            .as_ref()
-            .is_some_and(|health| health.failing > 0);
-        failing || matches!(self.verdict(), Some(Verdict::Bad(_)))
-    }
-
-    fn verdict(&self) -> Option<Verdict> {
-        let traffic = self.observed().traffic.as_ref()?;
-        let base = self.s.state.base.clone().unwrap_or_default();
-        Some(judge_traffic(&base, &traffic.new, self.s.plan.limits))
-    }
-
-    /// BAKE, WATCH and PAUSED: looks at the new version while it has traffic.
-    fn look(&self) -> Plan {
-        let state = &self.s.state;
-        let timings = &self.s.plan.timings;
-        let verdict = self.verdict();
-        if let Some(Verdict::Bad(why)) = &verdict {
-            return self.back(why);
-        }
-        if let Some(health) = &self.observed().health
-            && health.failing > 0
-        {
-            let why = format!(
-                "{} instance(s) became unhealthy: {}",
-                health.failing, health.detail
-            );
-            return self.back(&why);
-        }
-        let Some(verdict) = verdict else {
-            let blind = millis(self.observed().blind_for);
-            if blind > timings.blind_ms {
-                return self.back(&format!(
-                    "no counters from the router for {} s",
-                    blind / 1_000
-                ));
-            }
-            return self.wait("blind: the router cannot be read; nothing moves", SOON);
-        };
-        if !self.weights_are(self.weight()) {
-            let shift = Transition::to(Phase::Shift, state.step_idx);
-            return self.say(
-                Next::Enter(shift),
-                "the router does not use our table: issued again",
-            );
-        }
-        if state.phase == Phase::Paused {
-            return match &state.pause {
-                Some(pause) if self.now < pause.deadline => self.wait("paused", TICK),
-                _ => self.back("paused for too long"),
-            };
-        }
-        let length = self.look_ms();
-        if self.lasted() < length {
-            let left = Duration::from_millis(length - self.lasted());
-            return self.wait(describe(&verdict), left.min(TICK));
-        }
-        self.say(Next::Enter(self.forward(false)), describe(&verdict))
-    }
-
-    fn look_ms(&self) -> u64 {
-        if self.s.state.phase == Phase::Watch {
-            return self.s.plan.timings.watch_ms;
-        }
-        let step = usize::try_from(self.s.state.step_idx).ok();
-        step.and_then(|i| self.s.plan.steps.get(i))
-            .map_or(0, |step| step.bake_ms)
-    }
-
     /// What follows a bake or watch that ended well.
     fn forward(&self, wish_done: bool) -> Transition {
         let idx = self.s.state.step_idx;
-        let mut next = if self.s.state.phase == Phase::Watch {
+        let mut next = if self.looked_from() == Phase::Watch {
             Transition::to(Phase::Succeeded, idx)
         } else {
-            Transition::to(Phase::Shift, idx.saturating_add(1))
+            let next = idx.saturating_add(1);
+            let weight = |idx: u32| {
+                let step = usize::try_from(idx).ok();
+                step.and_then(|idx| self.s.plan.steps.get(idx))
+                    .map_or(FULL_BP, |step| step.weight_bp)
+            };
+            let needs = |idx| instances_at(&self.s.plan, weight(idx));
+            // More instances first, where the next weight needs them.
+            if needs(next) > needs(idx) || self.s.plan.strategy == Strategy::Rolling {
+                Transition::to(Phase::Prepare, next)
+            } else {
+                Transition::to(Phase::Shift, next)
+            }
         };
         next.wish_done = wish_done;
         next
+    }
+
+    fn last_step(&self) -> u32 {
+        let last = self.s.plan.steps.len().saturating_sub(1);
+        u32::try_from(last).unwrap_or(u32::MAX)
+    }
+
+    /// How many instances the present step needs.
+    fn wanted(&self) -> u32 {
+        instances_at(&self.s.plan, self.weight())
     }
 
     /// The step protocol. `done` is the read-back: `None` = not known.
@@ -379,14 +370,6 @@ impl Decision<'_> {
                 )
             }
         }
-    }
-}
-
-fn describe(verdict: &Verdict) -> String {
-    match verdict {
-        Verdict::Good { requests, bad } => format!("{bad} of {requests} requests failed"),
-        Verdict::TooFew { requests } => format!("too few requests to judge: {requests}"),
-        Verdict::Bad(why) => why.clone(),
     }
 }
 

@@ -48,6 +48,10 @@ impl Decision<'_> {
             LockView::Mine { .. } => {}
             LockView::TimedOut => return self.fail("lock_timeout: waited 30 minutes for its turn"),
             LockView::NotMine | LockView::Lost => {
+                // Before the lock: whoever may not start holds nobody up.
+                if let Some(frozen) = self.s.frozen.as_ref().filter(|_| !rollback) {
+                    return self.wait(frozen.clone(), TICK);
+                }
                 return Plan {
                     next: Next::AskLock,
                     report: "asks for the lock".to_owned(),
@@ -69,7 +73,12 @@ impl Decision<'_> {
         if rollback && self.s.good_version.as_ref() == Some(&self.s.plan.new.version_id) {
             return self.fail("the version that should come back has the traffic already");
         }
-        let mut prepare = Transition::to(Phase::Prepare, 0);
+        // Without a stable version there is nothing to share traffic with.
+        let first_step = match self.s.good_version {
+            Some(_) => 0,
+            None => self.last_step(),
+        };
+        let mut prepare = Transition::to(Phase::Prepare, first_step);
         prepare.stable = Some(self.s.good_version.clone());
         let report = match &self.s.good_version {
             Some(version) => format!("stable is {version}"),

@@ -1,6 +1,7 @@
 //! The world's target and router: what is seen of them, and what an effect does there, under its fence.
 
 use super::*;
+use crate::gate::GateReport;
 
 impl World {
     pub(super) fn observe(&mut self) -> Observed {
@@ -22,15 +23,10 @@ impl World {
             new: view(self.target.get(NEW)),
             stable: view(stable),
         };
-        let well = TargetView::running(&target.new) >= 2 && !self.faults.unhealthy;
+        let all = !target.new.is_empty() && target.new.iter().all(|one| one.address.is_some());
+        let well = all && !self.faults.unhealthy;
         self.healthy_since = well.then_some(self.healthy_since.unwrap_or(self.now));
-        let counters = |version: &str| {
-            self.router
-                .counters
-                .get(version)
-                .cloned()
-                .unwrap_or_default()
-        };
+        let gates = self.gates();
         let traffic = self.router.readable.then(|| TrafficView {
             fence: self.router.seen.map(|seen| seen.fence).unwrap_or_default(),
             weights: self
@@ -40,13 +36,8 @@ impl World {
                 .flat_map(|table| &table.versions)
                 .map(|share| (share.version.clone(), share.weight_bp))
                 .collect(),
-            new: counters(NEW),
-            stable: self
-                .state
-                .stable
-                .as_deref()
-                .map(counters)
-                .unwrap_or_default(),
+            leased: self.router.leased,
+            tripped: self.router.tripped.clone(),
         });
         let smoke = match self.faults.smoke_fails {
             true => Smoke::Failed("500".to_owned()),
@@ -56,6 +47,7 @@ impl World {
             target: Some(target),
             traffic,
             blind_for: Duration::ZERO,
+            gates,
             health: Some(Health {
                 ready_for: self.healthy_since.map(|since| self.now.since(since)),
                 failing: u32::from(!well && self.healthy_since.is_some()),
@@ -65,19 +57,71 @@ impl World {
         }
     }
 
+    /// Reads the counters every five seconds while somebody looks, and judges them.
+    fn gates(&mut self) -> Option<GateReport> {
+        if !self.router.readable {
+            return None;
+        }
+        let counts = |version: Option<&str>| {
+            let counted = version.and_then(|version| self.router.counters.get(version));
+            counted.cloned().unwrap_or_default()
+        };
+        let reading = Reading {
+            boot_id: "b1".to_owned(),
+            at: self.now.as_millis(),
+            canary: counts(Some(NEW)),
+            stable: counts(self.state.stable.as_deref()),
+        };
+        let looking = matches!(self.state.phase, Phase::Bake | Phase::Watch | Phase::Paused);
+        if !looking {
+            return None;
+        }
+        if self.window.0 != self.state.step_idx || self.window.1.is_none() {
+            self.window = (self.state.step_idx, Some(reading), vec![]);
+        } else if let Some(last) = &self.window.1
+            && reading.at - last.at >= 5_000
+        {
+            let tick = reading.since(last);
+            self.window.2.push(tick);
+            self.window.1 = Some(reading);
+        }
+        let windows = Windows {
+            baseline: &[],
+            ticks: &self.window.2,
+            instances: None,
+        };
+        judge_gates(&self.plan, &self.state, windows, self.now)
+    }
+
     /// Does an effect as a target or router does; false = refused.
     pub(in crate::rollout) fn effect(&mut self, effect: Effect, fence: Fence) -> bool {
         match effect {
-            Effect::EnsureNew => self.ensure(NEW),
+            Effect::EnsureNew { count } => self.ensure(NEW, count),
             Effect::EnsureStable => {
                 let stable = self
                     .state
                     .stable
                     .clone()
                     .expect("there is a stable version");
-                self.ensure(&stable);
+                self.ensure(&stable, 2);
             }
-            Effect::Route { new_bp } => return self.route(new_bp, fence),
+            Effect::Route { new_bp } => {
+                let leased = new_bp > 0 && self.plan.kind == Kind::Rollout;
+                return self.route(new_bp, fence, leased);
+            }
+            Effect::Seal => return self.route(FULL_BP, fence, false),
+            Effect::ParkStable { keep } => {
+                let stable = self.state.stable.clone().unwrap_or_default();
+                for one in self
+                    .target
+                    .get_mut(&stable)
+                    .into_iter()
+                    .flatten()
+                    .skip(keep as usize)
+                {
+                    one.1 = false;
+                }
+            }
             Effect::DrainNew => {}
             Effect::RetireNew => {
                 self.target.remove(NEW);
@@ -86,9 +130,9 @@ impl World {
         true
     }
 
-    pub(super) fn ensure(&mut self, version: &str) {
+    pub(super) fn ensure(&mut self, version: &str, count: u32) {
         let list = self.target.entry(version.to_owned()).or_default();
-        for (id, running) in instances(version, 2) {
+        for (id, running) in instances(version, count) {
             match list.iter_mut().find(|(known, _)| *known == id) {
                 Some((_, alive)) => *alive = true,
                 None => {
@@ -100,7 +144,7 @@ impl World {
         }
     }
 
-    pub(super) fn route(&mut self, new_bp: u32, fence: Fence) -> bool {
+    pub(super) fn route(&mut self, new_bp: u32, fence: Fence, leased: bool) -> bool {
         let stable = self.state.stable.clone();
         let mut weights = vec![(NEW, new_bp)];
         if let Some(stable) = &stable {
@@ -115,6 +159,7 @@ impl World {
                     hash: table.hash(),
                 });
                 self.router.table = Some(table);
+                self.router.leased = leased;
                 self.router.commits += 1;
                 true
             }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use axum::extract::{Path, State};
 use serde::{Deserialize, Serialize};
+use slipway_core::access::Deed;
+use slipway_core::rollout::RolloutPlan;
 use slipway_proto::v1;
 use utoipa::ToSchema;
 
@@ -140,6 +142,62 @@ pub async fn promote(
         full: body.full,
     };
     phase(client(&app)?.promote(signed(&person, request)).await)
+}
+
+/// Starts the same deployment again: a new one of the same plan, approved anew.
+#[utoipa::path(put, path = "/deployments/{deployment_id}/retry", tag = "deployments",
+    security(("token" = [])), params(("deployment_id" = String, Path)), request_body = Why,
+    responses((status = 200, body = Retried), (status = 404, body = Problem), (status = 409, body = Problem)))]
+pub async fn retry(
+    State(app): State<Arc<App>>,
+    person: Person,
+    Path(deployment_id): Path<String>,
+    Body(_why): Body<Why>,
+) -> Result<axum::Json<Retried>, Problem> {
+    person.must(Deed::StartDeployment)?;
+    let row = app.db.rollout(&deployment_id).await?;
+    let row = row.ok_or_else(|| Problem::not_found("deployment"))?;
+    if row.status == "in_progress" {
+        return Err(Problem::conflict(
+            "still_active",
+            "the deployment has not ended",
+        ));
+    }
+    if row.kind != "rollout" {
+        return Err(Problem::conflict(
+            "no_rollout",
+            "a rollback is asked for again with rollback",
+        ));
+    }
+    let plan: RolloutPlan = serde_json::from_str(&row.plan_json)
+        .map_err(|_| Problem::conflict("no_plan", "the deployment's plan cannot be read"))?;
+    let request = v1::StartRolloutRequest {
+        // Asked twice, it is one deployment.
+        idempotency_key: format!("retry/{deployment_id}"),
+        build_id: row.build_id,
+        repo_id: String::new(),
+        commit_sha: plan.facts.commit_sha,
+        service: plan.service,
+        environment: plan.environment,
+        image: plan.new.image,
+        deploy_json: plan.section,
+        strategy: row.strategy,
+        initiator: person.caller.subject.clone(),
+        supersede: false,
+    };
+    let answer = client(&app)?.start(signed(&person, request)).await;
+    let answer = answer.map_err(refused)?.into_inner();
+    Ok(axum::Json(Retried {
+        deployment_id: answer.deployment_id,
+        phase: answer.phase,
+    }))
+}
+
+/// A deployment that was started again.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Retried {
+    deployment_id: String,
+    phase: String,
 }
 
 /// Why, and to what.
