@@ -107,7 +107,7 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
     } else {
         None
     };
-    watch_cache(&config, cache.clone(), &parts.health, &shutdown);
+    watch_cache(&config, cache.clone(), &held, &parts.health, &shutdown);
     let shared = Arc::new(Shared {
         sandbox,
         cache,
@@ -160,9 +160,16 @@ async fn take_up(shared: &Arc<Shared>, kept: &[Kept]) -> anyhow::Result<Vec<Atte
     Ok(adopted)
 }
 
-fn watch_cache(config: &Config, cache: Option<LocalCache>, health: &Health, shutdown: &Shutdown) {
+fn watch_cache(
+    config: &Config,
+    cache: Option<LocalCache>,
+    held: &Held,
+    health: &Health,
+    shutdown: &Shutdown,
+) {
     let Some(cache) = cache else { return };
-    let watching = cache_watch::watch(cache, config.cache.clone(), health.clone());
+    let socket = config.cache.clone();
+    let watching = cache_watch::watch(cache, held.clone(), socket, health.clone());
     let stopping = shutdown.clone();
     // Not while stopping: there the daemon may rightly be gone first.
     shutdown.spawn("watch cache", async move {

@@ -12,7 +12,7 @@ pub struct Config {
     pub directory: PathBuf,
     /// The unix socket for the agent.
     pub socket: PathBuf,
-    /// Bytes on disk above which blobs leave.
+    /// Bytes on disk that the store may take; 0 = chosen by the size of the file system.
     pub quota_bytes: u64,
     /// Health and metrics; empty = none.
     pub health_address: String,

@@ -8,8 +8,9 @@ use slipway_core::digest::Digest;
 use slipway_proto::v1::cache_server::{Cache, CacheServer};
 use slipway_proto::v1::{
     BlobChunk, CaptureLayerRequest, CaptureLayerResponse, CaptureTreeRequest, CaptureTreeResponse,
-    GetBlobRequest, HasRequest, HasResponse, PutBlobResponse, RestoreRequest, RestoreResponse,
-    StatsRequest, StatsResponse,
+    CheckRequest, CheckResponse, GetBlobRequest, HasRequest, HasResponse, PutBlobResponse,
+    ReleaseRequest, ReleaseResponse, RenewPinsRequest, RenewPinsResponse, RestoreRequest,
+    RestoreResponse, StatsRequest, StatsResponse,
 };
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
@@ -124,5 +125,23 @@ impl Cache for FakeCache {
 
     async fn stats(&self, _: Request<StatsRequest>) -> Result<Response<StatsResponse>, Status> {
         Ok(Response::new(StatsResponse::default()))
+    }
+
+    async fn renew_pins(
+        &self,
+        _: Request<RenewPinsRequest>,
+    ) -> Result<Response<RenewPinsResponse>, Status> {
+        Ok(Response::new(RenewPinsResponse {}))
+    }
+
+    async fn release(
+        &self,
+        _: Request<ReleaseRequest>,
+    ) -> Result<Response<ReleaseResponse>, Status> {
+        Ok(Response::new(ReleaseResponse {}))
+    }
+
+    async fn check(&self, _: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
+        Ok(Response::new(CheckResponse::default()))
     }
 }
