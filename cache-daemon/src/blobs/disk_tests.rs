@@ -1,3 +1,5 @@
+//! Blobs on the disk: written whole, read checked.
+
 use super::*;
 use crate::blobs::Durable;
 use crate::index::MemoryIndex;

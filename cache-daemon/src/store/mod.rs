@@ -381,4 +381,5 @@ pub(crate) fn is_full(error: &std::io::Error) -> bool {
 }
 
 #[cfg(test)]
+#[path = "store_tests.rs"]
 mod tests;

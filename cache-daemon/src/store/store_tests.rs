@@ -1,3 +1,4 @@
+//! The store under pressure: pins, eviction, refusals, checks.
 use std::sync::Arc;
 use std::time::Duration;
 
