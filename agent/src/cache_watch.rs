@@ -3,10 +3,13 @@
 //! And as long as an attempt is held, what it was laid out from is kept there.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use slipway_cache_client::{CacheError, LocalCache};
 use slipway_daemon::Health;
+use slipway_proto::v1::HoldingsResponse;
+use tokio::sync::watch;
 
 use crate::held::Held;
 
@@ -22,8 +25,25 @@ const LOOKS_PER_RENEWAL: u32 = 6;
 /// The part of `/readyz`.
 const PART: &str = "cache";
 
+/// What is watched, and who is told.
+pub(crate) struct Watched {
+    pub(crate) cache: LocalCache,
+    pub(crate) held: Held,
+    /// What the daemon has for others.
+    pub(crate) holdings: watch::Sender<Arc<HoldingsResponse>>,
+    pub(crate) socket: PathBuf,
+    pub(crate) health: Health,
+}
+
 /// Asks until it is dropped.
-pub(crate) async fn watch(cache: LocalCache, held: Held, socket: PathBuf, health: Health) {
+pub(crate) async fn watch(watched: Watched) {
+    let Watched {
+        cache,
+        held,
+        holdings,
+        socket,
+        health,
+    } = watched;
     let mut silences = 0_u32;
     let mut looks = 0_u32;
     loop {
@@ -37,6 +57,12 @@ pub(crate) async fn watch(cache: LocalCache, held: Held, socket: PathBuf, health
         }
         match answers(&cache).await {
             Ok(()) => {
+                let said = tokio::time::timeout(ANSWER, cache.holdings()).await;
+                if let Ok(Ok(said)) = said
+                    && **holdings.borrow() != said
+                {
+                    holdings.send_replace(Arc::new(said));
+                }
                 if silences > 1 {
                     tracing::info!(socket = %socket.display(), "the cache daemon answers again");
                     health.recovered(PART);

@@ -12,8 +12,8 @@ use slipway_daemon::{Clock, Health, Rng, Shutdown};
 use slipway_docker::Engine;
 use slipway_identity::{Establish, Own};
 use slipway_proto::convert::AttemptKey;
-use slipway_proto::v1::AgentMessage;
-use tokio::sync::mpsc;
+use slipway_proto::v1::{AgentMessage, HoldingsResponse};
+use tokio::sync::{mpsc, watch};
 
 use crate::attempt::Shared;
 use crate::cache_watch;
@@ -107,10 +107,11 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
     } else {
         None
     };
-    watch_cache(&config, cache.clone(), &held, &parts.health, &shutdown);
+    let holdings = watch_cache(&config, cache.as_ref(), &held, &parts.health, &shutdown);
     let shared = Arc::new(Shared {
         sandbox,
         cache,
+        holdings,
         held: held.clone(),
         log_limit: config.log_limit()?,
         disk_limit: config.disk(),
@@ -160,16 +161,23 @@ async fn take_up(shared: &Arc<Shared>, kept: &[Kept]) -> anyhow::Result<Vec<Atte
     Ok(adopted)
 }
 
+/// Looks after the cache daemon. Answers what it has for others, as it says it.
 fn watch_cache(
     config: &Config,
-    cache: Option<LocalCache>,
+    cache: Option<&LocalCache>,
     held: &Held,
     health: &Health,
     shutdown: &Shutdown,
-) {
-    let Some(cache) = cache else { return };
-    let socket = config.cache.clone();
-    let watching = cache_watch::watch(cache, held.clone(), socket, health.clone());
+) -> watch::Sender<Arc<HoldingsResponse>> {
+    let holdings = watch::Sender::default();
+    let Some(cache) = cache else { return holdings };
+    let watching = cache_watch::watch(cache_watch::Watched {
+        cache: cache.clone(),
+        held: held.clone(),
+        holdings: holdings.clone(),
+        socket: config.cache.clone(),
+        health: health.clone(),
+    });
     let stopping = shutdown.clone();
     // Not while stopping: there the daemon may rightly be gone first.
     shutdown.spawn("watch cache", async move {
@@ -178,6 +186,7 @@ fn watch_cache(
             () = stopping.cancelled() => {}
         }
     });
+    holdings
 }
 
 /// Who this agent is. `None` when it is to stop before it knows.

@@ -18,6 +18,12 @@ pub struct Counters {
     pub evicted_bytes: Counter,
     /// Requests that were refused because nothing more fits.
     pub full: Counter,
+    /// Bytes that came from other daemons.
+    pub fetched_bytes: Counter,
+    /// Bytes that went to other daemons.
+    pub served_bytes: Counter,
+    /// Layers that no other daemon gave in time.
+    pub faults: Counter,
 }
 
 impl Counters {
@@ -32,6 +38,17 @@ impl Counters {
                 "evicted_bytes",
                 "Bytes of files that left",
                 &self.evicted_bytes,
+            ),
+            (
+                "fetched_bytes",
+                "Bytes from other daemons",
+                &self.fetched_bytes,
+            ),
+            ("served_bytes", "Bytes to other daemons", &self.served_bytes),
+            (
+                "faults",
+                "Layers that no other daemon gave in time",
+                &self.faults,
             ),
             ("full", "Requests refused for want of room", &self.full),
         ];

@@ -10,8 +10,9 @@ pub mod config;
 mod counters;
 pub mod index;
 mod loops;
+pub mod peers;
 mod run;
-pub mod server;
+mod server;
 mod store;
 
 pub use config::Config;

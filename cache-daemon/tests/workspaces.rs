@@ -25,6 +25,11 @@ async fn daemon() -> Daemon {
         directory: folder.path().join("cache"),
         socket: socket.clone(),
         quota_bytes: 1 << 30,
+        dispatcher: String::new(),
+        join_token: String::new(),
+        name: String::new(),
+        peers_address: "127.0.0.1:0".parse().unwrap(),
+        peers_advertise: String::new(),
         health_address: String::new(),
         metrics_token: String::new(),
     };

@@ -62,6 +62,7 @@ pub(super) async fn collect(
             Ok(captured) => {
                 let empty = captured.changed == 0 && captured.removed == 0;
                 result.output_layer = (!empty).then(|| captured.layer.to_string());
+                result.output_pack = captured.pack;
                 for note in captured.notes {
                     let _spool_is_full = log.say(&note).await;
                 }

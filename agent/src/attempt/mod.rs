@@ -47,6 +47,8 @@ pub(crate) struct Shared {
     pub(crate) sandbox: Arc<dyn Sandbox>,
     /// `None` = without content addressing: benches of dispatch.
     pub(crate) cache: Option<LocalCache>,
+    /// What the cache daemon has for others, as it said last.
+    pub(crate) holdings: watch::Sender<Arc<v1::HoldingsResponse>>,
     pub(crate) held: Held,
     pub(crate) work_dir: PathBuf,
     pub(crate) spool_dir: PathBuf,

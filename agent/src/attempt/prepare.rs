@@ -46,8 +46,14 @@ pub(super) async fn workspace(
         .map(|layer| digest(layer))
         .collect::<Result<_, _>>()?;
     let name = attempt.key.folder();
+    let assign = &attempt.assign;
+    let elsewhere = || (assign.sources.clone(), assign.capability.clone());
     let restored = match known {
-        Some(root) => cache.restore(&dir, &root, &layers, &name).await,
+        Some(root) => {
+            cache
+                .restore_from(&dir, &root, &layers, &name, elsewhere())
+                .await
+        }
         None => Err(CacheError::Miss("the source".to_owned())),
     };
     let restored = match restored {
@@ -58,11 +64,17 @@ pub(super) async fn workspace(
             let short = source.commit_sha.get(..7).unwrap_or(&source.commit_sha);
             let _spool_is_full = log.say(&format!("fetched {short}")).await;
             result.source_root = Some(root.to_string());
-            cache.restore(&dir, &root, &layers, &name).await
+            cache
+                .restore_from(&dir, &root, &layers, &name, elsewhere())
+                .await
         }
         other => other,
     };
     let restored = restored.map_err(lost)?;
+    if restored.fetched > 0 {
+        let told = format!("{} KiB came from other agents", restored.fetched >> 10);
+        let _spool_is_full = log.say(&told).await;
+    }
     if let Some(user) = stage_user(attempt.spec.sandbox) {
         settle(dir, move |dir| give_to(dir, user)).await?;
     }

@@ -3,6 +3,7 @@
 mod batch;
 mod capture;
 mod disk;
+pub(crate) mod pack;
 pub(crate) mod pins;
 mod space;
 pub(crate) mod trash;
@@ -12,4 +13,5 @@ pub use batch::{Batch, Durable};
 pub use capture::{CaptureError, Captured, Known, capture};
 pub(crate) use disk::Found;
 pub use disk::{BlobError, Disk};
+pub(crate) use pack::{Incoming as PackIncoming, Pack};
 pub use tree::{Restored, restore};

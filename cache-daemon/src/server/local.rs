@@ -10,9 +10,10 @@ use slipway_daemon::Shutdown;
 use slipway_proto::v1::cache_server::{Cache, CacheServer};
 use slipway_proto::v1::{
     BlobChunk, CaptureLayerRequest, CaptureLayerResponse, CaptureTreeRequest, CaptureTreeResponse,
-    CheckRequest, CheckResponse, GetBlobRequest, HasRequest, HasResponse, PutBlobResponse,
-    ReleaseRequest, ReleaseResponse, RenewPinsRequest, RenewPinsResponse, RestoreRequest,
-    RestoreResponse, StatsRequest, StatsResponse,
+    CheckRequest, CheckResponse, GetBlobRequest, HasRequest, HasResponse, HeldPack,
+    HoldingsRequest, HoldingsResponse, PutBlobResponse, ReleaseRequest, ReleaseResponse,
+    RenewPinsRequest, RenewPinsResponse, RestoreRequest, RestoreResponse, StatsRequest,
+    StatsResponse,
 };
 use slipway_proto::{DECODE_MAX, STREAMS_MAX};
 use tokio::net::UnixListener;
@@ -20,6 +21,7 @@ use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::blobs::BlobError;
+use crate::peers;
 use crate::store::Wanted;
 use crate::{Store, StoreError};
 
@@ -40,12 +42,13 @@ const IDLE: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// When the listener fails.
-pub async fn serve(
+pub(crate) async fn serve(
     listener: UnixListener,
     store: Arc<Store>,
+    peers: peers::Known,
     shutdown: &Shutdown,
 ) -> Result<(), tonic::transport::Error> {
-    let door = CacheServer::new(Local { store })
+    let door = CacheServer::new(Local { store, peers })
         .max_decoding_message_size(DECODE_MAX)
         .max_encoding_message_size(DECODE_MAX);
     tonic::transport::Server::builder()
@@ -57,6 +60,7 @@ pub async fn serve(
 
 struct Local {
     store: Arc<Store>,
+    peers: peers::Known,
 }
 
 fn digest(field: &'static str, text: &str) -> Result<Digest, Status> {
@@ -115,6 +119,14 @@ impl Cache for Local {
         let layers = request.layers.iter().map(|text| digest("layers", text));
         let layers = layers.collect::<Result<Vec<_>, _>>()?;
         let attempt = request.attempt;
+        let fetched = match self.peers.get() {
+            Some(peers) => {
+                let given = request.capability.as_ref();
+                peers.fetch(&request.sources, given).await
+            }
+            None => 0,
+        };
+        self.store.counters().fetched_bytes.inc_by(fetched);
         let (root, files, bytes) = self
             .blocking(move |store| {
                 store.restore(&Wanted {
@@ -129,6 +141,7 @@ impl Cache for Local {
             files,
             bytes,
             root: root.to_string(),
+            fetched,
         }))
     }
 
@@ -142,6 +155,15 @@ impl Cache for Local {
         let (root, files, bytes) = self
             .blocking(move |store| store.capture_tree(&directory, keep_git))
             .await?;
+        if self.store.packs() {
+            // Nobody waits for it: who needs it before can fetch the commit as well.
+            let store = Arc::clone(&self.store);
+            tokio::task::spawn_blocking(move || {
+                if let Err(error) = store.make_pack(&root, false) {
+                    tracing::warn!(%error, "a source workspace cannot be packed");
+                }
+            });
+        }
         Ok(Response::new(CaptureTreeResponse {
             root: root.to_string(),
             files,
@@ -166,6 +188,7 @@ impl Cache for Local {
             removed: done.removed,
             new_bytes: done.new_bytes,
             notes: done.notes,
+            pack: done.pack.map(|pack| pack.to_string()).unwrap_or_default(),
         }))
     }
 
@@ -255,6 +278,27 @@ impl Cache for Local {
             full: counted.full.get(),
             reserved_bytes: now.reserved,
             pins: now.pins,
+            fetched_bytes: counted.fetched_bytes.get(),
+            served_bytes: counted.served_bytes.get(),
+            faults: counted.faults.get(),
+        }))
+    }
+
+    async fn holdings(
+        &self,
+        _: Request<HoldingsRequest>,
+    ) -> Result<Response<HoldingsResponse>, Status> {
+        let Some(peers) = self.peers.get() else {
+            return Ok(Response::new(HoldingsResponse::default()));
+        };
+        let all = self.blocking(|store| Ok(store.holdings())).await?;
+        let packs = all.iter().map(|(layer, pack)| HeldPack {
+            layer: layer.to_string(),
+            pack: pack.to_string(),
+        });
+        Ok(Response::new(HoldingsResponse {
+            daemon: Some(peers.me.clone()),
+            packs: packs.collect(),
         }))
     }
 

@@ -1,9 +1,12 @@
 //! Blobs, their index, and what is known about laid-out workspaces, as one thing.
 
+mod packs;
 mod upkeep;
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use slipway_core::cache::eviction::Kind;
@@ -69,6 +72,8 @@ pub struct LayerSummary {
     pub new_bytes: u64,
     /// What was left out.
     pub notes: Vec<String>,
+    /// The id of its pack, where others can ask for it.
+    pub pack: Option<Digest>,
 }
 
 /// A workspace that is to be laid out.
@@ -93,6 +98,10 @@ pub struct Store {
     sweeps: Mutex<Sweeps>,
     /// Files that perhaps never reached the disk: looked at before all others.
     suspects: Mutex<Vec<Digest>>,
+    /// Whether other daemons can ask for what stages leave.
+    packs_outputs: AtomicBool,
+    /// The ids of packs, by layer: read from their headers once.
+    pack_ids: Mutex<BTreeMap<Digest, Digest>>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -111,6 +120,8 @@ impl Store {
             workspaces: Mutex::default(),
             sweeps: Mutex::default(),
             suspects: Mutex::default(),
+            packs_outputs: AtomicBool::new(false),
+            pack_ids: Mutex::default(),
         }
     }
 
@@ -355,8 +366,14 @@ impl Store {
             let layer = before.diff(&captured.tree);
             let (changed, removed) = layer.counts();
             let name = batch.add_bytes(&layer.encode())?;
-            let new_bytes = self.commit(batch, Durable::Now)?;
+            // The pack is what the promise rests on, where there is one: two syncs for any number of
+            // files.
+            let packs = self.packs();
+            let durable = if packs { Durable::Later } else { Durable::Now };
+            let new_bytes = self.commit(batch, durable)?;
+            let pack = packs.then(|| self.make_pack(&name, true)).transpose()?;
             Ok(LayerSummary {
+                pack,
                 layer: name,
                 changed,
                 removed,

@@ -168,6 +168,7 @@ impl Store {
                         return all;
                     }
                 }
+                all.insert((Kind::Pack, *digest));
                 all.extend(names.into_iter().map(|digest| (Kind::Object, digest)));
             }
         }
@@ -175,7 +176,7 @@ impl Store {
     }
 
     /// A manifest and the blobs it names.
-    fn named_by(&self, digest: &Digest) -> Vec<Digest> {
+    pub(super) fn named_by(&self, digest: &Digest) -> Vec<Digest> {
         let mut bytes = Vec::new();
         let mut all = vec![*digest];
         if self.disk.read(digest, MANIFEST_MAX, &mut bytes).is_ok() {

@@ -6,9 +6,9 @@ use std::time::Duration;
 use slipway_core::digest::Digest;
 use slipway_proto::v1::cache_client::CacheClient;
 use slipway_proto::v1::{
-    BlobChunk, CaptureLayerRequest, CaptureTreeRequest, CheckRequest, CheckResponse,
-    GetBlobRequest, HasRequest, ReleaseRequest, RenewPinsRequest, RestoreRequest, StatsRequest,
-    StatsResponse,
+    BlobChunk, Capability, CaptureLayerRequest, CaptureTreeRequest, CheckRequest, CheckResponse,
+    GetBlobRequest, HasRequest, HoldingsRequest, HoldingsResponse, LayerSource, ReleaseRequest,
+    RenewPinsRequest, RestoreRequest, StatsRequest, StatsResponse,
 };
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
@@ -66,6 +66,8 @@ pub struct RestoredWorkspace {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Bytes that came from other hosts for it.
+    pub fetched: u64,
 }
 
 /// A captured layer.
@@ -79,6 +81,8 @@ pub struct CapturedLayer {
     pub removed: u64,
     /// Entries left out, with the reason.
     pub notes: Vec<String>,
+    /// Its pack's id, where other daemons can ask for it; else empty.
+    pub pack: String,
 }
 
 /// A connection to the daemon beside us. Cheap to clone; connects when first used.
@@ -123,7 +127,26 @@ impl LocalCache {
         layers: &[Digest],
         attempt: &str,
     ) -> Result<RestoredWorkspace, CacheError> {
+        let nobody = (Vec::new(), None);
+        self.restore_from(directory, root, layers, attempt, nobody)
+            .await
+    }
+
+    /// The same; what is missing is fetched from these daemons first, with what lets us read there.
+    ///
+    /// # Errors
+    /// `Miss` when a part of it is nowhere; the directory must then be thrown away.
+    pub async fn restore_from(
+        &self,
+        directory: &Path,
+        root: &Digest,
+        layers: &[Digest],
+        attempt: &str,
+        (sources, capability): (Vec<LayerSource>, Option<Capability>),
+    ) -> Result<RestoredWorkspace, CacheError> {
         let request = RestoreRequest {
+            sources,
+            capability,
             directory: directory.display().to_string(),
             root: root.to_string(),
             layers: layers.iter().map(Digest::to_string).collect(),
@@ -139,6 +162,7 @@ impl LocalCache {
             root: parse(&answer.root)?,
             files: answer.files,
             bytes: answer.bytes,
+            fetched: answer.fetched,
         })
     }
 
@@ -190,6 +214,7 @@ impl LocalCache {
             changed: answer.changed,
             removed: answer.removed,
             notes: answer.notes,
+            pack: answer.pack,
         })
     }
 
@@ -274,6 +299,15 @@ impl LocalCache {
         let request = with_limit(RenewPinsRequest { attempts }, SHORT);
         self.client.clone().renew_pins(request).await?;
         Ok(())
+    }
+
+    /// What other daemons can ask this one for, and where.
+    ///
+    /// # Errors
+    /// When the daemon does not answer.
+    pub async fn holdings(&self) -> Result<HoldingsResponse, CacheError> {
+        let request = with_limit(HoldingsRequest {}, SHORT);
+        Ok(self.client.clone().holdings(request).await?.into_inner())
     }
 
     /// An attempt is over: what it was laid out from may leave.
