@@ -1,11 +1,17 @@
 //! Whether the cache daemon beside this agent answers, said once when that changes. Without it no
 //! workspace can be laid out: every attempt would be lost one after the other, and nobody told why.
+//! And as long as an attempt is held, what it was laid out from is kept there.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use slipway_cache_client::{CacheError, LocalCache};
 use slipway_daemon::Health;
+use slipway_proto::v1::HoldingsResponse;
+use tokio::sync::watch;
+
+use crate::held::Held;
 
 /// Between two looks while all is well, or while nothing has changed.
 const EVERY: Duration = Duration::from_secs(5);
@@ -14,15 +20,49 @@ const EVERY: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_secs(1);
 /// Longest answer to a question about nothing.
 const ANSWER: Duration = Duration::from_secs(5);
+/// Looks between two renewals of what attempts hold: 30 s, of the ten minutes that it lasts.
+const LOOKS_PER_RENEWAL: u32 = 6;
 /// The part of `/readyz`.
 const PART: &str = "cache";
 
+/// What is watched, and who is told.
+pub(crate) struct Watched {
+    pub(crate) cache: LocalCache,
+    pub(crate) held: Held,
+    /// What the daemon has for others.
+    pub(crate) holdings: watch::Sender<Arc<HoldingsResponse>>,
+    pub(crate) socket: PathBuf,
+    pub(crate) health: Health,
+}
+
 /// Asks until it is dropped.
-pub(crate) async fn watch(cache: LocalCache, socket: PathBuf, health: Health) {
+pub(crate) async fn watch(watched: Watched) {
+    let Watched {
+        cache,
+        held,
+        holdings,
+        socket,
+        health,
+    } = watched;
     let mut silences = 0_u32;
+    let mut looks = 0_u32;
     loop {
+        looks = looks.wrapping_add(1);
+        if looks.is_multiple_of(LOOKS_PER_RENEWAL) {
+            let attempts = held.folders();
+            if !attempts.is_empty() {
+                // Whether it answers is what is looked at next.
+                let _silent = tokio::time::timeout(ANSWER, cache.renew_pins(attempts)).await;
+            }
+        }
         match answers(&cache).await {
             Ok(()) => {
+                let said = tokio::time::timeout(ANSWER, cache.holdings()).await;
+                if let Ok(Ok(said)) = said
+                    && **holdings.borrow() != said
+                {
+                    holdings.send_replace(Arc::new(said));
+                }
                 if silences > 1 {
                     tracing::info!(socket = %socket.display(), "the cache daemon answers again");
                     health.recovered(PART);

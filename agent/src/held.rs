@@ -123,6 +123,16 @@ impl Held {
         }
     }
 
+    /// The folder names of everything that is held.
+    #[must_use]
+    pub fn folders(&self) -> Vec<String> {
+        let files = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let names = files.filter_map(|file| file.file_name().into_string().ok());
+        names
+            .filter_map(|name| Some(name.strip_suffix(".assign")?.to_owned()))
+            .collect()
+    }
+
     /// Everything that is held, as after a restart. Unreadable files are skipped: the dispatcher
     /// then counts them as lost.
     ///

@@ -171,6 +171,7 @@ mod tests {
         Shared {
             sandbox: Arc::new(sandbox.clone()),
             cache: None,
+            holdings: tokio::sync::watch::Sender::default(),
             held: Held::open(&folder("held")).unwrap(),
             work_dir: folder("work"),
             spool_dir: folder("spool"),

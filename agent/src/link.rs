@@ -3,6 +3,7 @@
 //! on meanwhile.
 
 mod hello;
+mod holdings;
 mod lease;
 
 use std::collections::BTreeMap;
@@ -205,9 +206,11 @@ impl Link {
         let linked = self.awake(&mut state.holder, client.link(request)).await;
         let mut messages = linked?.into_inner();
         let mut retry = tokio::time::interval(RESULT_RETRY);
+        let mut told = holdings::Told::default();
         loop {
             self.fence(state, endings).await;
             self.renew(state, &outgoing).await?;
+            told.tell(&self.shared.holdings, &outgoing).await?;
             let sleep = self.sleep_time(state);
             if state.draining && state.live.is_empty() && state.results.is_empty() {
                 return Ok(true);

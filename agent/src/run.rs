@@ -12,7 +12,7 @@ use slipway_daemon::{Clock, Health, Rng, Shutdown};
 use slipway_docker::Engine;
 use slipway_identity::{Establish, Own};
 use slipway_proto::convert::AttemptKey;
-use slipway_proto::v1::AgentMessage;
+use slipway_proto::v1::{AgentMessage, HoldingsResponse};
 use tokio::sync::{mpsc, watch};
 
 use crate::attempt::Shared;
@@ -108,10 +108,11 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
     } else {
         None
     };
-    watch_cache(&config, cache.clone(), &parts.health, &shutdown);
+    let holdings = watch_cache(&config, cache.as_ref(), &held, &parts.health, &shutdown);
     let shared = Arc::new(Shared {
         sandbox,
         cache,
+        holdings,
         held: held.clone(),
         log_limit: config.log_limit()?,
         disk_limit: config.disk(),
@@ -164,9 +165,23 @@ async fn take_up(shared: &Arc<Shared>, kept: &[Kept]) -> anyhow::Result<Vec<Atte
     Ok(adopted)
 }
 
-fn watch_cache(config: &Config, cache: Option<LocalCache>, health: &Health, shutdown: &Shutdown) {
-    let Some(cache) = cache else { return };
-    let watching = cache_watch::watch(cache, config.cache.clone(), health.clone());
+/// Looks after the cache daemon. Answers what it has for others, as it says it.
+fn watch_cache(
+    config: &Config,
+    cache: Option<&LocalCache>,
+    held: &Held,
+    health: &Health,
+    shutdown: &Shutdown,
+) -> watch::Sender<Arc<HoldingsResponse>> {
+    let holdings = watch::Sender::default();
+    let Some(cache) = cache else { return holdings };
+    let watching = cache_watch::watch(cache_watch::Watched {
+        cache: cache.clone(),
+        held: held.clone(),
+        holdings: holdings.clone(),
+        socket: config.cache.clone(),
+        health: health.clone(),
+    });
     let stopping = shutdown.clone();
     // Not while stopping: there the daemon may rightly be gone first.
     shutdown.spawn("watch cache", async move {
@@ -175,6 +190,7 @@ fn watch_cache(config: &Config, cache: Option<LocalCache>, health: &Health, shut
             () = stopping.cancelled() => {}
         }
     });
+    holdings
 }
 
 /// Who this agent is. `None` when it is to stop before it knows.

@@ -7,14 +7,18 @@
 pub mod args;
 pub mod blobs;
 pub mod config;
+mod counters;
 pub mod index;
+mod loops;
+pub mod peers;
 mod run;
-pub mod server;
+mod server;
 mod store;
 
 pub use config::Config;
+pub use counters::Counters;
 pub use run::{Parts, run, serve};
-pub use store::{Store, StoreError};
+pub use store::{Checked, Stats, Store, StoreError, Wanted};
 
 /// The built-in settings, with comments.
 pub const DEFAULT_CONFIG: &str = include_str!("default-config.toml");

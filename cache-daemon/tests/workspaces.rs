@@ -25,12 +25,17 @@ async fn daemon() -> Daemon {
         directory: folder.path().join("cache"),
         socket: socket.clone(),
         quota_bytes: 1 << 30,
+        dispatcher: String::new(),
+        join_token: String::new(),
+        name: String::new(),
+        peers_address: "127.0.0.1:0".parse().unwrap(),
+        peers_advertise: String::new(),
         health_address: String::new(),
         metrics_token: String::new(),
     };
     let parts = Parts {
         clock: Clock::system(),
-        index: Box::new(MemoryIndex::default()),
+        index: std::sync::Arc::new(MemoryIndex::default()),
     };
     let shutdown = Shutdown::new();
     let stop = shutdown.clone();
@@ -83,7 +88,7 @@ async fn a_workspace_comes_back_as_a_stage_left_it() {
     let root = daemon.client.capture_tree(&source, false).await.unwrap();
 
     let first = daemon.dir("first");
-    let restored = daemon.client.restore(&first, &root, &[]).await.unwrap();
+    let restored = daemon.client.restore(&first, &root, &[], "").await.unwrap();
     assert_eq!((restored.root, restored.files), (root, 2));
     assert_eq!(read(&first.join("link")), "hello");
     assert!(!first.join(".git").exists());
@@ -98,7 +103,7 @@ async fn a_workspace_comes_back_as_a_stage_left_it() {
     fs::remove_file(first.join("run.sh")).unwrap();
     let layer = daemon
         .client
-        .capture_layer(&first, &restored.root)
+        .capture_layer(&first, &restored.root, "")
         .await
         .unwrap();
     assert_eq!((layer.changed, layer.removed), (2, 1));
@@ -106,7 +111,7 @@ async fn a_workspace_comes_back_as_a_stage_left_it() {
     let second = daemon.dir("second");
     let again = daemon
         .client
-        .restore(&second, &root, &[layer.layer])
+        .restore(&second, &root, &[layer.layer], "")
         .await
         .unwrap();
     assert_eq!(read(&second.join("src/deep/a.txt")), "jello");
@@ -114,7 +119,7 @@ async fn a_workspace_comes_back_as_a_stage_left_it() {
     assert!(!second.join("run.sh").exists());
     let nothing = daemon
         .client
-        .capture_layer(&second, &again.root)
+        .capture_layer(&second, &again.root, "")
         .await
         .unwrap();
     assert_eq!((nothing.changed, nothing.removed), (0, 0));
@@ -129,7 +134,7 @@ async fn a_file_rewritten_with_its_old_size_and_time_is_still_noticed() {
     fs::write(source.join("f"), "aaaa").unwrap();
     let root = daemon.client.capture_tree(&source, false).await.unwrap();
     let work = daemon.dir("work");
-    let base = daemon.client.restore(&work, &root, &[]).await.unwrap();
+    let base = daemon.client.restore(&work, &root, &[], "").await.unwrap();
     let file = fs::File::options()
         .write(true)
         .open(work.join("f"))
@@ -139,7 +144,7 @@ async fn a_file_rewritten_with_its_old_size_and_time_is_still_noticed() {
     file.set_modified(before).unwrap();
     let layer = daemon
         .client
-        .capture_layer(&work, &base.root)
+        .capture_layer(&work, &base.root, "")
         .await
         .unwrap();
     assert_eq!(layer.changed, 1);
@@ -160,7 +165,7 @@ async fn links_and_pipes_of_a_stage_are_never_followed_or_read() {
     fs::write(work.join("good"), "good").unwrap();
     let root = daemon.client.capture_tree(&work, false).await.unwrap();
     let copy = daemon.dir("copy");
-    let restored = daemon.client.restore(&copy, &root, &[]).await.unwrap();
+    let restored = daemon.client.restore(&copy, &root, &[], "").await.unwrap();
     assert_eq!(restored.files, 1);
     let names: Vec<_> = fs::read_dir(&copy)
         .unwrap()
@@ -176,7 +181,7 @@ async fn what_is_not_there_is_a_miss_and_a_full_directory_is_refused() {
     let work = daemon.dir("work");
     let error = daemon
         .client
-        .restore(&work, &missing, &[])
+        .restore(&work, &missing, &[], "")
         .await
         .unwrap_err();
     assert!(matches!(error, CacheError::Miss(_)), "{error}");
@@ -190,6 +195,6 @@ async fn what_is_not_there_is_a_miss_and_a_full_directory_is_refused() {
     );
     fs::write(work.join("x"), "x").unwrap();
     let root = daemon.client.capture_tree(&work, false).await.unwrap();
-    assert!(daemon.client.restore(&work, &root, &[]).await.is_err());
+    assert!(daemon.client.restore(&work, &root, &[], "").await.is_err());
     assert!(daemon.client.stats().await.unwrap().blobs >= 3);
 }

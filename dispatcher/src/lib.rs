@@ -19,6 +19,7 @@ pub mod seal;
 pub mod source;
 pub mod state;
 pub mod token;
+pub mod tracker;
 pub mod usecases;
 
 pub use run::{Listeners, parts, run, serve};

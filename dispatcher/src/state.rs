@@ -20,6 +20,7 @@ use crate::logs::Logs;
 use crate::loops::scheduling::Nudge;
 use crate::seal::Seal;
 use crate::source::Source;
+use crate::tracker::Tracker;
 use crate::usecases::expected::Expected;
 
 /// Build changes that a slow reader may lag behind before it has to look again.
@@ -66,6 +67,8 @@ pub struct App {
     pub nudge: mpsc::Sender<Nudge>,
     /// The agents' streams.
     pub link: Link,
+    /// Which cache daemon holds which layer.
+    pub tracker: Tracker,
     /// Output of stages.
     pub logs: Logs,
     /// Pools of agents: their reports, and the bell of the scaling loop.
@@ -165,6 +168,7 @@ impl App {
             refused_ms: AtomicI64::new(0),
             nudge,
             link: Link::default(),
+            tracker: Tracker::default(),
             logs,
             fleet: Fleet::default(),
             handover: Notify::new(),

@@ -42,7 +42,14 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
     (
         "cache",
-        &["core", "proto", "cache-client", "objects", "daemon"],
+        &[
+            "core",
+            "proto",
+            "cache-client",
+            "objects",
+            "daemon",
+            "identity",
+        ],
     ),
     (
         "deploy",

@@ -32,6 +32,7 @@ pub(crate) struct Place {
     dispatcher: Option<Process>,
     agents: Vec<Process>,
     cache: Option<Process>,
+    caches: Vec<Process>,
     router: Option<Process>,
     coordinator: Option<Process>,
     _folder: Option<tempfile::TempDir>,
@@ -97,6 +98,7 @@ impl Place {
             dispatcher: None,
             agents: Vec::new(),
             cache: None,
+            caches: Vec::new(),
             router: None,
             coordinator: None,
             _folder: folder,
@@ -153,6 +155,60 @@ impl Place {
             tokio::net::UnixStream::connect(&socket).await.ok()
         });
         listens.await.expect("up");
+    }
+
+    /// Starts a cache daemon that has dealings with others, and joins at its first start; its socket.
+    pub(crate) async fn start_cache_of(&mut self, name: &str) -> PathBuf {
+        let socket = self.files.join(format!("{name}.sock"));
+        let text = format!(
+            "directory = '{}/cache-{name}'\nsocket = '{}'\nhealth_address = ''\n\
+             dispatcher = 'https://{}'\njoin_token = '{}'\npeers_address = '{}'\n",
+            self.files.display(),
+            socket.display(),
+            self.grpc,
+            self.join_token(PeerRole::Cache, "{}").await,
+            free_address().expect("a free port"),
+        );
+        let config = self.files.join(format!("cache-{name}.toml"));
+        std::fs::write(&config, text).expect("written");
+        let config = config.display().to_string();
+        let log = self.log(&format!("cache-{name}"));
+        let args = ["cache", "--config", &config];
+        self.caches
+            .push(Process::start(crate::binary(), &args, &[], &log));
+        socket
+    }
+
+    async fn join_token(&self, role: PeerRole, labels: &str) -> String {
+        let db = Db::open(&self.database).await.expect("open");
+        let join = token::mint(Kind::Join, &Rng::system());
+        let hash = token::hash(Kind::Join, &join).expect("a token");
+        let now = Clock::system().now();
+        let until = now.after(Duration::from_secs(600));
+        let stored = db.insert_role_token(role, &hash, labels, 1, until, now);
+        stored.await.expect("stored");
+        db.close().await;
+        JoinToken::new(&join, &self.authority.fingerprint()).text()
+    }
+
+    /// Starts agent `name` with the label `host: <name>` beside the daemon at this socket.
+    pub(crate) async fn start_agent_beside(&mut self, name: &str, cache: &Path) {
+        let labels = format!(r#"{{"host":"{name}"}}"#);
+        let join = self.join_token(PeerRole::Agent, &labels).await;
+        let files = self.files.display();
+        let text = format!(
+            "data_dir = '{files}/{name}'\ndispatcher = 'https://{}'\njoin_token = '{join}'\n\
+             name = '{name}'\nslots = 2\nhealth_address = ''\ncache = '{}'\n\
+             allowed_sources = ['file://{files}/']\n",
+            self.grpc,
+            cache.display(),
+        );
+        let config = self.files.join(format!("{name}.toml"));
+        std::fs::write(&config, text).expect("written");
+        let config = config.display().to_string();
+        let args = ["agent", "--config", &config];
+        let process = Process::start(crate::binary(), &args, &[], &self.log(name));
+        self.agents.push(process);
     }
 
     /// Starts agent `name`, which joins at its first start; its place in the list of agents.

@@ -55,10 +55,14 @@ pub(super) async fn collect(
     if ending.is_success()
         && let (Some(cache), Some(base)) = (&shared.cache, base)
     {
-        match cache.capture_layer(&dir, &base).await {
+        match cache
+            .capture_layer(&dir, &base, &attempt.key.folder())
+            .await
+        {
             Ok(captured) => {
                 let empty = captured.changed == 0 && captured.removed == 0;
                 result.output_layer = (!empty).then(|| captured.layer.to_string());
+                result.output_pack = captured.pack;
                 for note in captured.notes {
                     let _spool_is_full = log.say(&note).await;
                 }

@@ -49,6 +49,8 @@ pub(crate) struct Shared {
     pub(crate) sandbox: Arc<dyn Sandbox>,
     /// `None` = without content addressing: benches of dispatch.
     pub(crate) cache: Option<LocalCache>,
+    /// What the cache daemon has for others, as it said last.
+    pub(crate) holdings: watch::Sender<Arc<v1::HoldingsResponse>>,
     pub(crate) held: Held,
     pub(crate) work_dir: PathBuf,
     pub(crate) spool_dir: PathBuf,
@@ -192,9 +194,13 @@ fn message(attempt: &Attempt, ending: &Ending, mut result: v1::Result) -> v1::Re
 
 pub(crate) use prepare::remove as remove_folder;
 
-/// Removes the workspace of an attempt.
+/// Removes the workspace of an attempt; what it was laid out from may leave the cache.
 pub(crate) async fn remove_workspace(shared: &Shared, key: &AttemptKey) {
     prepare::remove(&shared.workspace(key)).await;
+    if let Some(cache) = &shared.cache {
+        // Unheard, it ends by itself in ten minutes.
+        let _daemon_is_away = cache.release(&key.folder()).await;
+    }
 }
 
 impl Shared {
@@ -215,7 +221,7 @@ impl Shared {
     }
 
     pub(crate) fn workspace(&self, key: &AttemptKey) -> PathBuf {
-        self.work_dir.join(format!("{}-{}", key.stage, key.attempt))
+        self.work_dir.join(key.folder())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use slipway_cache_client::CacheError;
 use slipway_core::digest::Digest;
 use slipway_daemon::Resolver;
 use slipway_proto::v1;
@@ -35,24 +36,45 @@ pub(super) async fn workspace(
     let Some(cache) = &shared.cache else {
         return Ok(Prepared { base: None });
     };
-    let lost = |error: slipway_cache_client::CacheError| Ending::aborted("cache", error);
-    let root = match source.root.as_deref().filter(|root| !root.is_empty()) {
-        Some(root) => digest(root)?,
-        None => {
-            let root = fetched(shared, attempt, source, cache).await?;
-            let short = source.commit_sha.get(..7).unwrap_or(&source.commit_sha);
-            let _spool_is_full = log.say(&format!("fetched {short}")).await;
-            result.source_root = Some(root.to_string());
-            root
-        }
-    };
+    let lost = |error: CacheError| Ending::aborted("cache", error);
+    let known = source.root.as_deref().filter(|root| !root.is_empty());
+    let known = known.map(digest).transpose()?;
     let layers: Vec<Digest> = attempt
         .assign
         .input_layers
         .iter()
         .map(|layer| digest(layer))
         .collect::<Result<_, _>>()?;
-    let restored = cache.restore(&dir, &root, &layers).await.map_err(lost)?;
+    let name = attempt.key.folder();
+    let assign = &attempt.assign;
+    let elsewhere = || (assign.sources.clone(), assign.capability.clone());
+    let restored = match known {
+        Some(root) => {
+            cache
+                .restore_from(&dir, &root, &layers, &name, elsewhere())
+                .await
+        }
+        None => Err(CacheError::Miss("the source".to_owned())),
+    };
+    let restored = match restored {
+        // The cache only saves time: what it does not have (any more) comes from where it came from.
+        Err(CacheError::Miss(_)) => {
+            fresh(&dir).await?;
+            let root = fetched(shared, attempt, source, cache).await?;
+            let short = source.commit_sha.get(..7).unwrap_or(&source.commit_sha);
+            let _spool_is_full = log.say(&format!("fetched {short}")).await;
+            result.source_root = Some(root.to_string());
+            cache
+                .restore_from(&dir, &root, &layers, &name, elsewhere())
+                .await
+        }
+        other => other,
+    };
+    let restored = restored.map_err(lost)?;
+    if restored.fetched > 0 {
+        let told = format!("{} KiB came from other agents", restored.fetched >> 10);
+        let _spool_is_full = log.say(&told).await;
+    }
     if let Some(user) = stage_user(attempt.spec.sandbox) {
         settle(dir, move |dir| give_to(dir, user)).await?;
     }

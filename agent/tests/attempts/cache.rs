@@ -8,8 +8,9 @@ use slipway_core::digest::Digest;
 use slipway_proto::v1::cache_server::{Cache, CacheServer};
 use slipway_proto::v1::{
     BlobChunk, CaptureLayerRequest, CaptureLayerResponse, CaptureTreeRequest, CaptureTreeResponse,
-    GetBlobRequest, HasRequest, HasResponse, PutBlobResponse, RestoreRequest, RestoreResponse,
-    StatsRequest, StatsResponse,
+    CheckRequest, CheckResponse, GetBlobRequest, HasRequest, HasResponse, HoldingsRequest,
+    HoldingsResponse, PutBlobResponse, ReleaseRequest, ReleaseResponse, RenewPinsRequest,
+    RenewPinsResponse, RestoreRequest, RestoreResponse, StatsRequest, StatsResponse,
 };
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
@@ -75,6 +76,7 @@ impl Cache for FakeCache {
             files: 0,
             bytes: 0,
             root: last.clone(),
+            fetched: 0,
         }))
     }
 
@@ -124,5 +126,30 @@ impl Cache for FakeCache {
 
     async fn stats(&self, _: Request<StatsRequest>) -> Result<Response<StatsResponse>, Status> {
         Ok(Response::new(StatsResponse::default()))
+    }
+
+    async fn renew_pins(
+        &self,
+        _: Request<RenewPinsRequest>,
+    ) -> Result<Response<RenewPinsResponse>, Status> {
+        Ok(Response::new(RenewPinsResponse {}))
+    }
+
+    async fn release(
+        &self,
+        _: Request<ReleaseRequest>,
+    ) -> Result<Response<ReleaseResponse>, Status> {
+        Ok(Response::new(ReleaseResponse {}))
+    }
+
+    async fn holdings(
+        &self,
+        _: Request<HoldingsRequest>,
+    ) -> Result<Response<HoldingsResponse>, Status> {
+        Ok(Response::new(HoldingsResponse::default()))
+    }
+
+    async fn check(&self, _: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
+        Ok(Response::new(CheckResponse::default()))
     }
 }

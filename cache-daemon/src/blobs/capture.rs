@@ -15,7 +15,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use slipway_core::cache::manifest::{self, Entry, ManifestError, Tree};
 use slipway_core::digest::Digest;
 
-use super::Batch;
+use super::{Batch, BlobError};
 
 /// Notes kept about entries that were left out.
 const NOTES_MAX: usize = 20;
@@ -57,6 +57,9 @@ pub enum CaptureError {
     /// The disk refused.
     #[error("the workspace cannot be read: {0}")]
     Io(#[from] io::Error),
+    /// A file cannot be kept.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
     /// The whole is too large or malformed.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
@@ -184,8 +187,7 @@ impl Walk<'_, '_> {
                 self.note(&path, "not a file any more");
                 return Ok(());
             }
-            let size = u64::try_from(stat.st_size).unwrap_or(0);
-            self.batch.add_reader(&mut &file, size)?
+            self.batch.add_reader(&mut &file)?
         };
         let mtime_ns = stat
             .st_mtime

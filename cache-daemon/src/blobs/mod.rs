@@ -1,9 +1,17 @@
 //! Blobs as files, workspaces laid out from them, and workspaces captured into them.
 
+mod batch;
 mod capture;
 mod disk;
+pub(crate) mod pack;
+pub(crate) mod pins;
+mod space;
+pub(crate) mod trash;
 mod tree;
 
+pub use batch::{Batch, Durable};
 pub use capture::{CaptureError, Captured, Known, capture};
-pub use disk::{Batch, BlobError, Disk};
+pub(crate) use disk::Found;
+pub use disk::{BlobError, Disk};
+pub(crate) use pack::{Incoming as PackIncoming, Pack};
 pub use tree::{Restored, restore};

@@ -113,6 +113,10 @@ fn write_files(disk: &Disk, root: &OwnedFd, files: &[Want<'_>]) -> Result<Restor
         .map_err(io::Error::from)?;
         let mut file = File::from(file);
         let size = disk.read(&want.digest, want.size, &mut file)?;
+        if size != want.size {
+            // The manifest lies about it: what is laid out would not be what it names.
+            return Err(BlobError::Miss(want.digest));
+        }
         // The umask of the daemon does not decide what a workspace looks like.
         rustix::fs::fchmod(&file, Mode::from_raw_mode(mode)).map_err(io::Error::from)?;
         rustix::fs::futimens(&file, &times(want.mtime_ns)).map_err(io::Error::from)?;

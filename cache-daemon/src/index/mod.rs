@@ -1,7 +1,7 @@
-//! Which blobs there are, how large they are on disk, and when each was last used.
+//! Which files the store has, how large they are, and when each was last used.
 //!
-//! Disposable: everything here can be read from the blob directory again, so whatever is wrong with
-//! an index costs a listing, never a blob.
+//! Disposable: everything here can be read from the directory again, so whatever is wrong with an
+//! index costs a listing, never a blob.
 
 mod memory;
 mod sled;
@@ -9,22 +9,28 @@ mod sled;
 pub use memory::MemoryIndex;
 pub use sled::SledIndex;
 
-use slipway_core::cache::eviction::Entry;
+use slipway_core::cache::eviction::{Entry, Kind};
 use slipway_core::digest::Digest;
 use slipway_core::time::Timestamp;
 
-/// The index of a blob store. All methods are quick and never fail: what cannot be kept is lost.
+/// The index of a store. All methods but `recall` are quick, and none fails: what cannot be kept is
+/// lost.
 pub trait BlobIndex: Send + Sync {
-    /// A blob was written, or found.
+    /// A file was written, or found.
     fn record(&self, entry: Entry);
-    /// A blob was used.
-    fn touch(&self, digest: &Digest, now: Timestamp);
-    /// A blob is gone.
-    fn forget(&self, digest: &Digest);
-    /// All blobs.
+    /// A file was used.
+    fn touch(&self, kind: Kind, digest: &Digest, now: Timestamp);
+    /// A file is gone.
+    fn forget(&self, kind: Kind, digest: &Digest);
+    /// One file.
+    fn get(&self, kind: Kind, digest: &Digest) -> Option<Entry>;
+    /// All files.
     fn entries(&self) -> Vec<Entry>;
-    /// How many blobs, and their bytes on disk.
+    /// How many files, and the bytes they take on disk.
     fn totals(&self) -> (u64, u64);
+    /// Called once the directory was listed: takes the times of last use that an earlier process
+    /// wrote down for what is there, and forgets the rest. May take seconds.
+    fn recall(&self);
     /// Puts on disk what only memory has.
     fn flush(&self);
 }
@@ -33,22 +39,29 @@ pub trait BlobIndex: Send + Sync {
 mod tests {
     use super::*;
 
-    fn contract(index: &dyn BlobIndex) {
-        let entry = |name: &[u8], size| Entry {
+    fn entry(name: &[u8], size: u64) -> Entry {
+        Entry {
+            kind: Kind::Object,
             digest: Digest::of(name),
             size,
             last_use: Timestamp::from_millis(5),
-        };
+        }
+    }
+
+    fn contract(index: &dyn BlobIndex) {
         index.record(entry(b"a", 10));
         index.record(entry(b"b", 20));
-        index.record(entry(b"b", 21));
-        assert_eq!(index.totals(), (2, 31));
-        index.touch(&Digest::of(b"a"), Timestamp::from_millis(9));
-        index.touch(&Digest::of(b"never"), Timestamp::from_millis(9));
-        let used = index.entries().into_iter().find(|e| e.size == 10);
-        assert_eq!(used.map(|e| e.last_use), Some(Timestamp::from_millis(9)));
-        index.forget(&Digest::of(b"b"));
-        assert_eq!(index.totals(), (1, 10));
+        index.record(entry(b"b", 4_097));
+        assert_eq!(index.totals(), (2, 3 * 4_096));
+        let later = Timestamp::from_millis(90_000_000);
+        index.touch(Kind::Object, &Digest::of(b"a"), later);
+        index.touch(Kind::Object, &Digest::of(b"never"), later);
+        index.touch(Kind::Pack, &Digest::of(b"b"), later);
+        let used = index.get(Kind::Object, &Digest::of(b"a"));
+        assert_eq!(used.map(|e| e.last_use), Some(later));
+        index.forget(Kind::Object, &Digest::of(b"b"));
+        assert_eq!(index.totals(), (1, 4_096));
+        assert_eq!(index.get(Kind::Object, &Digest::of(b"b")), None);
     }
 
     #[test]
@@ -56,23 +69,33 @@ mod tests {
         contract(&MemoryIndex::default());
     }
 
-    #[tokio::test]
-    async fn the_sled_index_keeps_the_contract_and_what_it_was_told() {
+    #[test]
+    fn the_sled_index_keeps_the_contract_and_the_times_of_what_is_still_there() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("index");
-        let index = SledIndex::open(&path).await;
+        let index = SledIndex::new(&path);
+        index.recall();
         contract(&index);
+        index.record(entry(b"gone", 7));
         index.flush();
         drop(index);
-        assert_eq!(SledIndex::open(&path).await.totals(), (1, 10));
+        let index = SledIndex::new(&path);
+        // The listing finds one of the two, with the time of its file.
+        index.record(entry(b"a", 10));
+        index.recall();
+        assert_eq!(index.totals(), (1, 4_096));
+        let used = index.get(Kind::Object, &Digest::of(b"a"));
+        assert_eq!(used.map(|e| e.last_use.as_millis()), Some(90_000_000));
     }
 
-    #[tokio::test]
-    async fn a_broken_sled_index_is_set_aside_and_the_daemon_starts_with_none() {
+    #[test]
+    fn a_broken_sled_index_is_set_aside_and_made_anew() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("index");
-        let index = SledIndex::open(&path).await;
+        let index = SledIndex::new(&path);
+        index.recall();
         contract(&index);
+        index.flush();
         drop(index);
         for file in std::fs::read_dir(&path).unwrap() {
             let file = file.unwrap().path();
@@ -80,12 +103,16 @@ mod tests {
                 std::fs::write(&file, b"\xff garbage where pages were \xff".repeat(50)).unwrap();
             }
         }
-        let index = SledIndex::open(&path).await;
-        index.record(Entry {
-            digest: Digest::of(b"x"),
-            size: 1,
-            last_use: Timestamp::EPOCH,
-        });
-        assert!(index.totals().0 >= 1);
+        let index = SledIndex::new(&path);
+        index.record(entry(b"x", 1));
+        index.recall();
+        assert_eq!(index.totals(), (1, 4_096));
+        assert!(path.with_extension("broken").exists());
+        index.flush();
+        drop(index);
+        let index = SledIndex::new(&path);
+        index.record(entry(b"x", 1));
+        index.recall();
+        assert_eq!(index.totals(), (1, 4_096));
     }
 }

@@ -1,12 +1,15 @@
-//! The index in sled, read into memory at start and answered from there.
+//! The index in sled. Answers come from memory; sled only remembers when each file was last used.
 //!
-//! sled can panic while it opens damaged files, so it is opened on a thread of its own with a time
-//! limit; what does not open is set aside and made anew. Losing it costs one listing.
+//! sled panics while it opens some damaged files, hangs on others, and misses keys of yet others
+//! without a word. So it is opened on a thread of its own with a time limit, what does not open is set
+//! aside and made anew, and what it says counts only for files that the directory really has.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::mpsc;
 use std::time::Duration;
 
-use slipway_core::cache::eviction::Entry;
+use slipway_core::cache::eviction::{Entry, Kind};
 use slipway_core::digest::Digest;
 use slipway_core::time::Timestamp;
 
@@ -14,52 +17,63 @@ use super::{BlobIndex, MemoryIndex};
 
 /// How long opening may take before the files are given up.
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
+/// Uses closer together than this are one: eviction thinks in hours.
+const TOUCH_EVERY: Duration = Duration::from_secs(3_600);
 
 /// Kept on disk by sled; without a usable file it works from memory alone.
 pub struct SledIndex {
+    path: PathBuf,
     memory: MemoryIndex,
-    disk: Option<sled::Db>,
+    disk: OnceLock<sled::Db>,
 }
 
 impl SledIndex {
-    /// Opens or makes the index at `path`.
-    pub async fn open(path: &Path) -> Self {
-        for _try in 0..2 {
-            if let Some(opened) = guarded_open(path.to_owned()).await {
-                let (disk, entries) = opened;
-                let memory = MemoryIndex::default();
-                for entry in entries {
-                    memory.record(entry);
-                }
-                let disk = Some(disk);
-                return Self { memory, disk };
-            }
-            let aside = path.with_extension("broken");
-            tracing::error!(path = %path.display(), "the cache index does not open; it is made anew");
-            let _old = std::fs::remove_dir_all(&aside);
-            let _moved = std::fs::rename(path, &aside);
-        }
+    /// The index at `path`, which is not opened before [`BlobIndex::recall`].
+    #[must_use]
+    pub fn new(path: &Path) -> Self {
         Self {
+            path: path.to_owned(),
             memory: MemoryIndex::default(),
-            disk: None,
+            disk: OnceLock::new(),
         }
     }
 
-    fn write(&self, digest: &Digest) {
-        let Some(disk) = &self.disk else { return };
-        let outcome = match self.memory.get(digest) {
-            Some(entry) => disk.insert(digest.as_bytes(), encode(&entry).to_vec()),
-            None => disk.remove(digest.as_bytes()),
-        };
-        if let Err(error) = outcome {
-            tracing::warn!(%error, "the cache index cannot be written");
+    fn open(&self) -> Option<(sled::Db, Vec<Entry>)> {
+        for _try in 0..2 {
+            if let Some(opened) = guarded_open(self.path.clone()) {
+                return Some(opened);
+            }
+            let aside = self.path.with_extension("broken");
+            let path = self.path.display();
+            tracing::error!(%path, "the cache index does not open; it is made anew");
+            let _old = std::fs::remove_dir_all(&aside);
+            let _moved = std::fs::rename(&self.path, &aside);
+        }
+        None
+    }
+
+    fn write(&self, kind: Kind, digest: &Digest) {
+        if let Some(disk) = self.disk.get() {
+            put(disk, kind, digest, self.memory.get(kind, digest));
         }
     }
 }
 
-async fn guarded_open(path: PathBuf) -> Option<(sled::Db, Vec<Entry>)> {
-    let opening = tokio::task::spawn_blocking(move || {
-        std::panic::catch_unwind(move || {
+fn put(disk: &sled::Db, kind: Kind, digest: &Digest, entry: Option<Entry>) {
+    let key = key(kind, digest);
+    let outcome = match entry {
+        Some(entry) => disk.insert(key, encode(&entry).to_vec()),
+        None => disk.remove(key),
+    };
+    if let Err(error) = outcome {
+        tracing::warn!(%error, "the cache index cannot be written");
+    }
+}
+
+fn guarded_open(path: PathBuf) -> Option<(sled::Db, Vec<Entry>)> {
+    let (send, receive) = mpsc::sync_channel(1);
+    let opening = move || {
+        let opened = std::panic::catch_unwind(move || {
             let disk = sled::Config::default()
                 .path(path)
                 .cache_capacity(16 << 20)
@@ -68,14 +82,31 @@ async fn guarded_open(path: PathBuf) -> Option<(sled::Db, Vec<Entry>)> {
             let mut entries = Vec::new();
             for item in disk.iter() {
                 let (key, value) = item.ok()?;
-                entries.push(decode(&key, &value)?);
+                // A key of another layout is as good as none.
+                entries.extend(decode(&key, &value));
             }
             Some((disk, entries))
-        })
-        .ok()
-        .flatten()
+        });
+        // Nobody waits any more: what was opened is closed again.
+        let _late = send.send(opened.ok().flatten());
+    };
+    // A thread that hangs is left behind; nothing can end it.
+    std::thread::Builder::new()
+        .name("open index".to_owned())
+        .spawn(opening)
+        .ok()?;
+    receive.recv_timeout(OPEN_LIMIT).ok()?
+}
+
+fn key(kind: Kind, digest: &Digest) -> [u8; 33] {
+    let mut key = [0; 33];
+    let (first, rest) = key.split_at_mut(1);
+    first.fill(match kind {
+        Kind::Object => 0,
+        Kind::Pack => 1,
     });
-    tokio::time::timeout(OPEN_LIMIT, opening).await.ok()?.ok()?
+    rest.copy_from_slice(digest.as_bytes());
+    key
 }
 
 fn encode(entry: &Entry) -> [u8; 16] {
@@ -87,9 +118,15 @@ fn encode(entry: &Entry) -> [u8; 16] {
 }
 
 fn decode(key: &[u8], value: &[u8]) -> Option<Entry> {
+    let (kind, digest) = key.split_first()?;
     let (size, used) = value.split_at_checked(8)?;
     Some(Entry {
-        digest: Digest::from_bytes(key.try_into().ok()?),
+        kind: match kind {
+            0 => Kind::Object,
+            1 => Kind::Pack,
+            _ => return None,
+        },
+        digest: Digest::from_bytes(digest.try_into().ok()?),
         size: u64::from_be_bytes(size.try_into().ok()?),
         last_use: Timestamp::from_millis(i64::from_be_bytes(used.try_into().ok()?)),
     })
@@ -98,17 +135,26 @@ fn decode(key: &[u8], value: &[u8]) -> Option<Entry> {
 impl BlobIndex for SledIndex {
     fn record(&self, entry: Entry) {
         self.memory.record(entry);
-        self.write(&entry.digest);
+        self.write(entry.kind, &entry.digest);
     }
 
-    fn touch(&self, digest: &Digest, now: Timestamp) {
-        self.memory.touch(digest, now);
-        self.write(digest);
+    fn touch(&self, kind: Kind, digest: &Digest, now: Timestamp) {
+        let Some(before) = self.memory.get(kind, digest) else {
+            return;
+        };
+        if now.since(before.last_use) > TOUCH_EVERY {
+            self.memory.touch(kind, digest, now);
+            self.write(kind, digest);
+        }
     }
 
-    fn forget(&self, digest: &Digest) {
-        self.memory.forget(digest);
-        self.write(digest);
+    fn forget(&self, kind: Kind, digest: &Digest) {
+        self.memory.forget(kind, digest);
+        self.write(kind, digest);
+    }
+
+    fn get(&self, kind: Kind, digest: &Digest) -> Option<Entry> {
+        self.memory.get(kind, digest)
     }
 
     fn entries(&self) -> Vec<Entry> {
@@ -119,8 +165,27 @@ impl BlobIndex for SledIndex {
         self.memory.totals()
     }
 
+    fn recall(&self) {
+        let Some((disk, written)) = self.open() else {
+            return;
+        };
+        for old in written {
+            match self.memory.get(old.kind, &old.digest) {
+                Some(there) if there.size == old.size => {
+                    self.memory.touch(old.kind, &old.digest, old.last_use);
+                }
+                Some(_) => {}
+                None => put(&disk, old.kind, &old.digest, None),
+            }
+        }
+        for entry in self.memory.entries() {
+            put(&disk, entry.kind, &entry.digest, Some(entry));
+        }
+        let _once = self.disk.set(disk);
+    }
+
     fn flush(&self) {
-        if let Some(disk) = &self.disk
+        if let Some(disk) = self.disk.get()
             && let Err(error) = disk.flush()
         {
             tracing::warn!(%error, "the cache index cannot be flushed");

@@ -1,17 +1,19 @@
 //! The agent's door: gRPC over a unix socket that only its owner can open.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use bytes::Bytes;
 use slipway_core::digest::Digest;
 use slipway_daemon::Shutdown;
 use slipway_proto::v1::cache_server::{Cache, CacheServer};
 use slipway_proto::v1::{
     BlobChunk, CaptureLayerRequest, CaptureLayerResponse, CaptureTreeRequest, CaptureTreeResponse,
-    GetBlobRequest, HasRequest, HasResponse, PutBlobResponse, RestoreRequest, RestoreResponse,
-    StatsRequest, StatsResponse,
+    CheckRequest, CheckResponse, GetBlobRequest, HasRequest, HasResponse, HeldPack,
+    HoldingsRequest, HoldingsResponse, PutBlobResponse, ReleaseRequest, ReleaseResponse,
+    RenewPinsRequest, RenewPinsResponse, RestoreRequest, RestoreResponse, StatsRequest,
+    StatsResponse,
 };
 use slipway_proto::{DECODE_MAX, STREAMS_MAX};
 use tokio::net::UnixListener;
@@ -19,6 +21,8 @@ use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::blobs::BlobError;
+use crate::peers;
+use crate::store::Wanted;
 use crate::{Store, StoreError};
 
 /// Bytes of one piece of a blob on the wire.
@@ -29,17 +33,22 @@ const BLOB_MAX: u64 = 4 << 30;
 const QUEUE: usize = 8;
 /// Digests of one question.
 const HAS_MAX: usize = 10_000;
+/// Attempts of one renewal.
+const RENEW_MAX: usize = 1_000;
+/// A sender that says nothing for so long is gone.
+const IDLE: Duration = Duration::from_secs(30);
 
 /// Serves the agent until shutdown.
 ///
 /// # Errors
 /// When the listener fails.
-pub async fn serve(
+pub(crate) async fn serve(
     listener: UnixListener,
     store: Arc<Store>,
+    peers: peers::Known,
     shutdown: &Shutdown,
 ) -> Result<(), tonic::transport::Error> {
-    let door = CacheServer::new(Local { store })
+    let door = CacheServer::new(Local { store, peers })
         .max_decoding_message_size(DECODE_MAX)
         .max_encoding_message_size(DECODE_MAX);
     tonic::transport::Server::builder()
@@ -51,6 +60,7 @@ pub async fn serve(
 
 struct Local {
     store: Arc<Store>,
+    peers: peers::Known,
 }
 
 fn digest(field: &'static str, text: &str) -> Result<Digest, Status> {
@@ -72,12 +82,12 @@ fn status(error: &StoreError) -> Status {
     let text = error.to_string();
     match error {
         StoreError::Blob(BlobError::Miss(_)) => Status::not_found(text),
-        StoreError::Blob(BlobError::TooLarge(_)) | StoreError::TooManyLayers => {
-            Status::resource_exhausted(text)
-        }
-        StoreError::Blob(BlobError::Io(io)) if io.kind() == std::io::ErrorKind::StorageFull => {
+        StoreError::Blob(BlobError::TooLarge(_) | BlobError::Full(_))
+        | StoreError::TooManyLayers => Status::resource_exhausted(text),
+        StoreError::Blob(BlobError::Io(io)) if crate::store::is_full(io) => {
             Status::resource_exhausted("the cache's disk is full")
         }
+        StoreError::Blob(BlobError::Mismatch(_)) => Status::invalid_argument(text),
         StoreError::Manifest(_) | StoreError::Capture(_) => Status::failed_precondition(text),
         StoreError::Blob(BlobError::Io(_)) => Status::internal(text),
     }
@@ -108,13 +118,30 @@ impl Cache for Local {
         let root = digest("root", &request.root)?;
         let layers = request.layers.iter().map(|text| digest("layers", text));
         let layers = layers.collect::<Result<Vec<_>, _>>()?;
+        let attempt = request.attempt;
+        let fetched = match self.peers.get() {
+            Some(peers) => {
+                let given = request.capability.as_ref();
+                peers.fetch(&request.sources, given).await
+            }
+            None => 0,
+        };
+        self.store.counters().fetched_bytes.inc_by(fetched);
         let (root, files, bytes) = self
-            .blocking(move |store| store.restore(&directory, &root, &layers))
+            .blocking(move |store| {
+                store.restore(&Wanted {
+                    directory: &directory,
+                    root: &root,
+                    layers: &layers,
+                    attempt: named(&attempt),
+                })
+            })
             .await?;
         Ok(Response::new(RestoreResponse {
             files,
             bytes,
             root: root.to_string(),
+            fetched,
         }))
     }
 
@@ -128,6 +155,15 @@ impl Cache for Local {
         let (root, files, bytes) = self
             .blocking(move |store| store.capture_tree(&directory, keep_git))
             .await?;
+        if self.store.packs() {
+            // Nobody waits for it: who needs it before can fetch the commit as well.
+            let store = Arc::clone(&self.store);
+            tokio::task::spawn_blocking(move || {
+                if let Err(error) = store.make_pack(&root, false) {
+                    tracing::warn!(%error, "a source workspace cannot be packed");
+                }
+            });
+        }
         Ok(Response::new(CaptureTreeResponse {
             root: root.to_string(),
             files,
@@ -142,8 +178,9 @@ impl Cache for Local {
         let request = request.into_inner();
         let directory = folder(&request.directory)?;
         let base = digest("base", &request.base)?;
+        let attempt = request.attempt;
         let done = self
-            .blocking(move |store| store.capture_layer(&directory, &base))
+            .blocking(move |store| store.capture_layer(&directory, &base, named(&attempt)))
             .await?;
         Ok(Response::new(CaptureLayerResponse {
             layer: done.layer.to_string(),
@@ -151,6 +188,7 @@ impl Cache for Local {
             removed: done.removed,
             new_bytes: done.new_bytes,
             notes: done.notes,
+            pack: done.pack.map(|pack| pack.to_string()).unwrap_or_default(),
         }))
     }
 
@@ -161,21 +199,13 @@ impl Cache for Local {
         request: Request<GetBlobRequest>,
     ) -> Result<Response<Self::GetBlobStream>, Status> {
         let name = digest("digest", &request.into_inner().digest)?;
-        // Read and checked as a whole before the first byte leaves.
-        let bytes: Bytes = self
-            .blocking(move |store| store.get(&name, BLOB_MAX))
-            .await?
-            .into();
         let (send, receive) = tokio::sync::mpsc::channel(QUEUE);
-        slipway_daemon::spawn("send blob", async move {
-            let mut at = 0;
-            while at < bytes.len() {
-                let end = bytes.len().min(at + PIECE);
-                let data = bytes.slice(at..end).to_vec();
-                if send.send(Ok(BlobChunk { data })).await.is_err() {
-                    return;
-                }
-                at = end;
+        let store = Arc::clone(&self.store);
+        // Hashed while it is sent: of a damaged blob the last piece never leaves, but an error does.
+        tokio::task::spawn_blocking(move || {
+            let mut out = Outgoing { send };
+            if let Err(error) = store.read(&name, BLOB_MAX, &mut out) {
+                let _nobody_listens = out.send.blocking_send(Err(status(&error)));
             }
         });
         Ok(Response::new(ReceiverStream::new(receive)))
@@ -186,21 +216,29 @@ impl Cache for Local {
         request: Request<Streaming<BlobChunk>>,
     ) -> Result<Response<PutBlobResponse>, Status> {
         let mut pieces = request.into_inner();
-        let (send, receive) = tokio::sync::mpsc::channel::<Vec<u8>>(QUEUE);
+        let first = next(&mut pieces).await?.unwrap_or_default();
+        let announced = match (first.size, first.digest.as_str()) {
+            (Some(size), text) => Some((digest("digest", text)?, size)),
+            (None, _) => None,
+        };
+        let (send, receive) = tokio::sync::mpsc::channel::<Option<Vec<u8>>>(QUEUE);
         let storing = self.blocking(move |store| {
-            store.put(&mut Pieces {
+            let mut reader = Pieces {
                 receive,
-                piece: Vec::new(),
+                piece: first.data,
                 at: 0,
-            })
+                ended: false,
+            };
+            store.put(&mut reader, announced)
         });
-        let feeding = async {
-            while let Some(piece) = pieces.message().await? {
-                if send.send(piece.data).await.is_err() {
-                    break;
+        let feeding = async move {
+            while let Some(piece) = next(&mut pieces).await? {
+                if send.send(Some(piece.data)).await.is_err() {
+                    return Ok(());
                 }
             }
-            drop(send);
+            // Without this word the sender is gone in the middle, and what came is no blob.
+            let _refused_already = send.send(None).await;
             Ok::<(), Status>(())
         };
         let (stored, fed) = tokio::join!(storing, feeding);
@@ -226,30 +264,139 @@ impl Cache for Local {
     }
 
     async fn stats(&self, _: Request<StatsRequest>) -> Result<Response<StatsResponse>, Status> {
-        let [blobs, bytes, quota_bytes, hits, misses] = self.store.stats();
+        let now = self.blocking(|store| Ok(store.stats())).await?;
+        let counted = self.store.counters();
         Ok(Response::new(StatsResponse {
-            blobs,
-            bytes,
-            quota_bytes,
-            hits,
-            misses,
+            blobs: now.blobs,
+            bytes: now.bytes,
+            quota_bytes: now.quota,
+            hits: counted.hits.get(),
+            misses: counted.misses.get(),
+            damaged: self.store.disk.damaged(),
+            evicted: counted.evicted.get(),
+            evicted_bytes: counted.evicted_bytes.get(),
+            full: counted.full.get(),
+            reserved_bytes: now.reserved,
+            pins: now.pins,
+            fetched_bytes: counted.fetched_bytes.get(),
+            served_bytes: counted.served_bytes.get(),
+            faults: counted.faults.get(),
         }))
+    }
+
+    async fn holdings(
+        &self,
+        _: Request<HoldingsRequest>,
+    ) -> Result<Response<HoldingsResponse>, Status> {
+        let Some(peers) = self.peers.get() else {
+            return Ok(Response::new(HoldingsResponse::default()));
+        };
+        let all = self.blocking(|store| Ok(store.holdings())).await?;
+        let packs = all.iter().map(|(layer, pack)| HeldPack {
+            layer: layer.to_string(),
+            pack: pack.to_string(),
+        });
+        Ok(Response::new(HoldingsResponse {
+            daemon: Some(peers.me.clone()),
+            packs: packs.collect(),
+        }))
+    }
+
+    async fn renew_pins(
+        &self,
+        request: Request<RenewPinsRequest>,
+    ) -> Result<Response<RenewPinsResponse>, Status> {
+        let mut attempts = request.into_inner().attempts;
+        attempts.truncate(RENEW_MAX);
+        self.blocking(move |store| {
+            store.renew(&attempts);
+            Ok(())
+        })
+        .await?;
+        Ok(Response::new(RenewPinsResponse {}))
+    }
+
+    async fn release(
+        &self,
+        request: Request<ReleaseRequest>,
+    ) -> Result<Response<ReleaseResponse>, Status> {
+        let attempt = request.into_inner().attempt;
+        self.blocking(move |store| {
+            store.release(&attempt);
+            Ok(())
+        })
+        .await?;
+        Ok(Response::new(ReleaseResponse {}))
+    }
+
+    async fn check(
+        &self,
+        request: Request<CheckRequest>,
+    ) -> Result<Response<CheckResponse>, Status> {
+        let rebuild = request.into_inner().rebuild;
+        let found = self.blocking(move |store| Ok(store.check(rebuild))).await?;
+        Ok(Response::new(CheckResponse {
+            files: found.files,
+            bytes: found.bytes,
+            damaged: found.damaged,
+        }))
+    }
+}
+
+/// Empty = nobody.
+fn named(attempt: &str) -> Option<&str> {
+    (!attempt.is_empty()).then_some(attempt)
+}
+
+async fn next(pieces: &mut Streaming<BlobChunk>) -> Result<Option<BlobChunk>, Status> {
+    match tokio::time::timeout(IDLE, pieces.message()).await {
+        Ok(next) => next,
+        Err(_) => Err(Status::deadline_exceeded("nothing came for 30 seconds")),
+    }
+}
+
+/// A blob on its way to the wire, from a thread that may block.
+struct Outgoing {
+    send: tokio::sync::mpsc::Sender<Result<BlobChunk, Status>>,
+}
+
+impl Write for Outgoing {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let bytes = bytes.get(..PIECE).unwrap_or(bytes);
+        let chunk = BlobChunk {
+            data: bytes.to_vec(),
+            ..BlobChunk::default()
+        };
+        match self.send.blocking_send(Ok(chunk)) {
+            Ok(()) => Ok(bytes.len()),
+            Err(_) => Err(std::io::Error::from(std::io::ErrorKind::BrokenPipe)),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
 /// Pieces from the wire as a reader, for a thread that may block.
 struct Pieces {
-    receive: tokio::sync::mpsc::Receiver<Vec<u8>>,
+    /// `None` = the sender said that this is all.
+    receive: tokio::sync::mpsc::Receiver<Option<Vec<u8>>>,
     piece: Vec<u8>,
     at: usize,
+    ended: bool,
 }
 
 impl Read for Pieces {
     fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
         while self.at >= self.piece.len() {
+            if self.ended {
+                return Ok(0);
+            }
             match self.receive.blocking_recv() {
-                Some(piece) => (self.piece, self.at) = (piece, 0),
-                None => return Ok(0),
+                Some(Some(piece)) => (self.piece, self.at) = (piece, 0),
+                Some(None) => self.ended = true,
+                None => return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof)),
             }
         }
         let rest = self.piece.get(self.at..).unwrap_or_default();

@@ -2,4 +2,4 @@
 
 mod local;
 
-pub use local::serve;
+pub(crate) use local::serve;

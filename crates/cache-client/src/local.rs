@@ -6,14 +6,17 @@ use std::time::Duration;
 use slipway_core::digest::Digest;
 use slipway_proto::v1::cache_client::CacheClient;
 use slipway_proto::v1::{
-    BlobChunk, CaptureLayerRequest, CaptureTreeRequest, GetBlobRequest, HasRequest, RestoreRequest,
-    StatsRequest, StatsResponse,
+    BlobChunk, Capability, CaptureLayerRequest, CaptureTreeRequest, CheckRequest, CheckResponse,
+    GetBlobRequest, HasRequest, HoldingsRequest, HoldingsResponse, LayerSource, ReleaseRequest,
+    RenewPinsRequest, RestoreRequest, StatsRequest, StatsResponse,
 };
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 /// For calls that lay out or read whole workspaces.
 const LONG: Duration = Duration::from_secs(600);
+/// For hashing everything that is there.
+const CHECK: Duration = Duration::from_secs(6 * 3_600);
 /// For everything else.
 const SHORT: Duration = Duration::from_secs(30);
 /// Bytes of one piece of a blob on the wire.
@@ -63,6 +66,8 @@ pub struct RestoredWorkspace {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Bytes that came from other hosts for it.
+    pub fetched: u64,
 }
 
 /// A captured layer.
@@ -76,6 +81,8 @@ pub struct CapturedLayer {
     pub removed: u64,
     /// Entries left out, with the reason.
     pub notes: Vec<String>,
+    /// Its pack's id, where other daemons can ask for it; else empty.
+    pub pack: String,
 }
 
 /// A connection to the daemon beside us. Cheap to clone; connects when first used.
@@ -108,7 +115,8 @@ impl LocalCache {
         })
     }
 
-    /// Lays a workspace out in an existing, empty directory.
+    /// Lays a workspace out in an existing, empty directory. What it is made of is pinned for
+    /// `attempt` (empty = for nobody).
     ///
     /// # Errors
     /// `Miss` when a part of it is not in the cache; the directory must then be thrown away.
@@ -117,11 +125,32 @@ impl LocalCache {
         directory: &Path,
         root: &Digest,
         layers: &[Digest],
+        attempt: &str,
+    ) -> Result<RestoredWorkspace, CacheError> {
+        let nobody = (Vec::new(), None);
+        self.restore_from(directory, root, layers, attempt, nobody)
+            .await
+    }
+
+    /// The same; what is missing is fetched from these daemons first, with what lets us read there.
+    ///
+    /// # Errors
+    /// `Miss` when a part of it is nowhere; the directory must then be thrown away.
+    pub async fn restore_from(
+        &self,
+        directory: &Path,
+        root: &Digest,
+        layers: &[Digest],
+        attempt: &str,
+        (sources, capability): (Vec<LayerSource>, Option<Capability>),
     ) -> Result<RestoredWorkspace, CacheError> {
         let request = RestoreRequest {
+            sources,
+            capability,
             directory: directory.display().to_string(),
             root: root.to_string(),
             layers: layers.iter().map(Digest::to_string).collect(),
+            attempt: attempt.to_owned(),
         };
         let answer = self
             .client
@@ -133,6 +162,7 @@ impl LocalCache {
             root: parse(&answer.root)?,
             files: answer.files,
             bytes: answer.bytes,
+            fetched: answer.fetched,
         })
     }
 
@@ -157,7 +187,8 @@ impl LocalCache {
         parse(&answer.into_inner().root)
     }
 
-    /// Stores what changed in a directory against the workspace it was restored from.
+    /// Stores what changed in a directory against the workspace it was restored from, as the output of
+    /// `attempt` (empty = nobody's).
     ///
     /// # Errors
     /// When it cannot be read or kept.
@@ -165,10 +196,12 @@ impl LocalCache {
         &self,
         directory: &Path,
         base: &Digest,
+        attempt: &str,
     ) -> Result<CapturedLayer, CacheError> {
         let request = CaptureLayerRequest {
             directory: directory.display().to_string(),
             base: base.to_string(),
+            attempt: attempt.to_owned(),
         };
         let answer = self
             .client
@@ -181,6 +214,7 @@ impl LocalCache {
             changed: answer.changed,
             removed: answer.removed,
             notes: answer.notes,
+            pack: answer.pack,
         })
     }
 
@@ -231,12 +265,17 @@ impl LocalCache {
     /// # Errors
     /// When the daemon cannot keep it.
     pub async fn put(&self, bytes: &[u8]) -> Result<Digest, CacheError> {
-        let pieces: Vec<BlobChunk> = bytes
-            .chunks(PIECE)
-            .map(|data| BlobChunk {
-                data: data.to_vec(),
-            })
-            .collect();
+        // An empty blob is announced, too.
+        let announced = BlobChunk {
+            data: Vec::new(),
+            digest: Digest::of(bytes).to_string(),
+            size: Some(bytes.len() as u64),
+        };
+        let pieces = bytes.chunks(PIECE).map(|data| BlobChunk {
+            data: data.to_vec(),
+            ..BlobChunk::default()
+        });
+        let pieces: Vec<BlobChunk> = std::iter::once(announced).chain(pieces).collect();
         let request = with_limit(tokio_stream::iter(pieces), LONG);
         let answer = self.client.clone().put_blob(request).await?;
         parse(&answer.into_inner().digest)
@@ -250,5 +289,45 @@ impl LocalCache {
         let mut client = self.client.clone();
         let answer = client.stats(with_limit(StatsRequest {}, SHORT)).await?;
         Ok(answer.into_inner())
+    }
+
+    /// These attempts still use what they were laid out from.
+    ///
+    /// # Errors
+    /// When the daemon does not answer.
+    pub async fn renew_pins(&self, attempts: Vec<String>) -> Result<(), CacheError> {
+        let request = with_limit(RenewPinsRequest { attempts }, SHORT);
+        self.client.clone().renew_pins(request).await?;
+        Ok(())
+    }
+
+    /// What other daemons can ask this one for, and where.
+    ///
+    /// # Errors
+    /// When the daemon does not answer.
+    pub async fn holdings(&self) -> Result<HoldingsResponse, CacheError> {
+        let request = with_limit(HoldingsRequest {}, SHORT);
+        Ok(self.client.clone().holdings(request).await?.into_inner())
+    }
+
+    /// An attempt is over: what it was laid out from may leave.
+    ///
+    /// # Errors
+    /// When the daemon does not answer.
+    pub async fn release(&self, attempt: &str) -> Result<(), CacheError> {
+        let attempt = attempt.to_owned();
+        let request = with_limit(ReleaseRequest { attempt }, SHORT);
+        self.client.clone().release(request).await?;
+        Ok(())
+    }
+
+    /// Hashes everything the daemon has; damaged files are put aside. With `rebuild`, its index is made
+    /// from the directory first.
+    ///
+    /// # Errors
+    /// When the daemon does not answer.
+    pub async fn check(&self, rebuild: bool) -> Result<CheckResponse, CacheError> {
+        let request = with_limit(CheckRequest { rebuild }, CHECK);
+        Ok(self.client.clone().check(request).await?.into_inner())
     }
 }

@@ -62,6 +62,22 @@ pub fn fingerprint(certificate: &[u8]) -> String {
     hex::encode(Sha256::digest(certificate))
 }
 
+/// Whether the authority with this certificate (DER) signed a statement.
+#[must_use]
+pub fn has_signed(authority: &[u8], statement: &[u8], signature: &[u8]) -> bool {
+    use x509_parser::asn1_rs::BitString;
+    use x509_parser::certificate::X509Certificate;
+    use x509_parser::prelude::FromDer as _;
+    let Ok((_, certificate)) = X509Certificate::from_der(authority) else {
+        return false;
+    };
+    // It signed its own certificate, with the algorithm of everything it signs.
+    let algorithm = &certificate.signature_algorithm;
+    let signature = BitString::new(0, signature);
+    let key = certificate.public_key();
+    x509_parser::verify::verify_signature(key, algorithm, &signature, statement).is_ok()
+}
+
 impl Authority {
     /// A new one.
     ///
@@ -163,6 +179,16 @@ impl Authority {
         Ok(certificate.der().to_vec())
     }
 
+    /// Signs a statement of ours. What is signed says what it is in its first bytes, so that it can
+    /// never be taken for a certificate, which begins in another way.
+    ///
+    /// # Errors
+    /// When the key does not sign.
+    pub fn sign(&self, statement: &[u8]) -> Result<Vec<u8>, IdentityError> {
+        use rcgen::SigningKey as _;
+        self.key.sign(statement).map_err(failed)
+    }
+
     /// Key and certificate for a process that has this authority at hand.
     ///
     /// # Errors
@@ -177,5 +203,22 @@ impl Authority {
         let fresh = request::Request::make()?;
         let certificate = self.issue(&self.name(role, id), fresh.der(), now, rng)?;
         fresh.answered(certificate, self.certificate.to_vec())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_statement_is_of_its_authority_and_of_no_other_bytes() {
+        let now = Timestamp::from_millis(1_700_000_000_000);
+        let [ours, other] = [(); 2].map(|()| Authority::create(now).unwrap());
+        let signature = ours.sign(b"statement").unwrap();
+        assert!(has_signed(ours.certificate(), b"statement", &signature));
+        assert!(!has_signed(ours.certificate(), b"Statement", &signature));
+        assert!(!has_signed(other.certificate(), b"statement", &signature));
+        assert!(!has_signed(ours.certificate(), b"statement", b"none"));
+        assert!(!has_signed(b"no certificate", b"statement", &signature));
     }
 }

@@ -16,6 +16,7 @@ pub mod guard;
 pub mod incoming;
 pub mod join;
 pub mod own;
+pub mod peers;
 pub mod request;
 mod verify;
 

@@ -79,6 +79,8 @@ pub async fn accept_result(
         Some(Judgement::Stale) => return Ok(ack(v1::Acceptance::StaleAttempt, String::new())),
         Some(Judgement::Accepted(_)) | None => {}
     }
+    // Before anybody who needs it can be given out.
+    app.tracker.made(agent, &result);
     let failed = ended.state == StageState::Failed;
     let finished = app.db.finish_attempt(*ended).await?;
     if let Some(change) = &finished.change {

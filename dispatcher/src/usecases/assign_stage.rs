@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use slipway_core::build::Need;
-use slipway_core::id::{BuildId, RepoId, StageId};
+use slipway_core::digest::Digest;
+use slipway_core::id::{BuildId, RepoId};
 use slipway_core::pipeline::{PlannedStage, Sandbox};
+use slipway_core::queue::Assignment;
 use slipway_core::trigger::outside;
 use slipway_proto::v1;
 use slipway_store::{BuildRow, LayerRow, StageRow, StoreError};
@@ -38,10 +40,10 @@ pub enum AssignError {
 /// Why it cannot be done.
 pub async fn assign_stage(
     app: &App,
-    stage_id: &StageId,
-    attempt: u32,
+    given: &Assignment,
     token: String,
 ) -> Result<v1::Assign, AssignError> {
+    let (stage_id, attempt) = (&given.stage, given.attempt + 1);
     let row = app.db.stage(stage_id).await?.ok_or(AssignError::Gone)?;
     let build_id: BuildId = row.build_id.parse().map_err(|_| AssignError::Gone)?;
     let build = app.db.build(&build_id).await?.ok_or(AssignError::Gone)?;
@@ -61,7 +63,15 @@ pub async fn assign_stage(
     };
     let spec_json = serde_json::to_string(&planned.spec)
         .map_err(|e| StoreError::Corrupt(format!("spec: {e}")))?;
+    let input_layers = input_layers(&row.needs, &needed);
+    let wanted = build.source_root.iter().chain(&input_layers);
+    let wanted: Vec<Digest> = wanted.filter_map(|layer| layer.parse().ok()).collect();
+    let whose = (build.repo_id.as_str(), stage_id.as_str());
+    let with = (&*app.authority, app.clock.now());
+    let (sources, capability) = app.tracker.sources(&given.agent, &wanted, whose, with);
     Ok(v1::Assign {
+        sources,
+        capability,
         attempt: Some(v1::AttemptRef {
             stage_id: stage_id.to_string(),
             attempt,
@@ -76,7 +86,7 @@ pub async fn assign_stage(
             submodules: planned.spec.clone.submodules,
             lfs: planned.spec.clone.lfs,
         }),
-        input_layers: input_layers(&row.needs, &needed),
+        input_layers,
         environment: environment(app, &build, &row),
         secrets: secrets(app, &build, &planned).await?,
         attempt_token: token,

@@ -28,6 +28,14 @@ pub struct AttemptKey {
     pub attempt: u32,
 }
 
+impl AttemptKey {
+    /// Its name where a folder is named after it.
+    #[must_use]
+    pub fn folder(&self) -> String {
+        format!("{}-{}", self.stage, self.attempt)
+    }
+}
+
 impl TryFrom<Option<v1::AttemptRef>> for AttemptKey {
     type Error = WireError;
     fn try_from(wire: Option<v1::AttemptRef>) -> Result<Self, WireError> {

@@ -191,6 +191,14 @@ impl Tree {
             .fold(0, u64::saturating_add)
     }
 
+    /// Digests of its files.
+    pub fn blobs(&self) -> impl Iterator<Item = Digest> {
+        self.entries.values().filter_map(|e| match e {
+            Entry::File { digest, .. } => Some(*digest),
+            _ => None,
+        })
+    }
+
     /// How many files there are.
     #[must_use]
     pub fn files(&self) -> u64 {

@@ -1,6 +1,10 @@
-//! What a cache daemon decides: what a workspace is as content, and what leaves the store first.
+//! What a cache daemon decides: what a workspace is as content, what leaves the store first, how content
+//! travels, who may read it, and whom it asks.
 //!
 //! Does no I/O: bytes come in, bytes and decisions go out.
 
+pub mod breaker;
+pub mod capability;
 pub mod eviction;
 pub mod manifest;
+pub mod pack;

@@ -72,6 +72,7 @@ impl Agents for AgentsService {
         slipway_daemon::spawn("agent stream", async move {
             converse(&app, &agent.id, &mut messages, &sender).await;
             if app.link.close(&agent.id, session) {
+                app.tracker.gone(&agent.id);
                 tracing::info!(agent = %agent.id, "the agent's stream ended");
             }
             let _stopping = app.nudge.send(Nudge::Gone(agent.id, session)).await;
@@ -130,6 +131,8 @@ async fn begin(
         .agent_hello(&agent.id, &boot, greeting.facts.slots, &facts, now)
         .await
         .map_err(|e| auth::unavailable(&e))?;
+    // The stream will say what is there now.
+    app.tracker.gone(&agent.id);
     let session = app.link.open(&agent.id, sender);
     app.link.send(&agent.id, Out::Welcome(greeting.welcome));
     let nudge = Nudge::Connected {
@@ -261,6 +264,10 @@ async fn heard(app: &Arc<App>, agent: &AgentId, message: In) -> Result<(), Statu
                     Err(error) => tracing::warn!(%error, agent = %agent, "a result is not durable"),
                 }
             });
+            Ok(())
+        }
+        In::Holds(holds) => {
+            app.tracker.heard(agent, holds);
             Ok(())
         }
         In::Draining(draining) => {

@@ -65,7 +65,7 @@ impl Scheduler {
 }
 
 async fn send(app: &Arc<App>, a: Assignment, secret: String) {
-    match assign_stage(app, &a.stage, a.attempt + 1, secret).await {
+    match assign_stage(app, &a, secret).await {
         Ok(message) => {
             // Not sent = not answered: taken back after the time-out.
             if !app.link.send(&a.agent, Message::Assign(message)) {

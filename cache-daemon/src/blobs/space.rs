@@ -1,0 +1,72 @@
+//! How much may be written: reserved before the first byte, given back when it failed or is counted.
+
+use std::fs::File;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The quota of who named none: this many bytes, or half of the file system if that is less.
+const QUOTA_MAX: u64 = 100 << 30;
+/// Share of the file system (percent) that stays free: above what an agent asks for before it takes a
+/// stage, so that the cache is never the reason why it takes none.
+const FLOOR: u64 = 20;
+/// Bytes of the file system that are never touched: what runs full loses more than a cache.
+const LAST: u64 = 64 << 20;
+
+/// The bookkeeping.
+pub(crate) struct Space {
+    quota: u64,
+    reserved: AtomicU64,
+}
+
+impl Space {
+    pub(super) fn new(handle: &File, quota: u64) -> Self {
+        let quota = match quota {
+            0 => QUOTA_MAX.min(size_and_free(handle).0 / 2),
+            quota => quota,
+        };
+        Self {
+            quota,
+            reserved: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn quota(&self) -> u64 {
+        self.quota
+    }
+
+    pub(crate) fn reserved(&self) -> u64 {
+        self.reserved.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn reserve(&self, handle: &File, used: u64, bytes: u64) -> bool {
+        let (_, free) = size_and_free(handle);
+        let fits = |reserved: u64| {
+            let wanted = reserved.checked_add(bytes)?;
+            let good = used.checked_add(wanted)? <= self.quota && wanted.checked_add(LAST)? <= free;
+            good.then_some(wanted)
+        };
+        let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
+        self.reserved.fetch_update(success, failure, fits).is_ok()
+    }
+
+    pub(super) fn give_back(&self, bytes: u64) {
+        let less = |reserved: u64| Some(reserved.saturating_sub(bytes));
+        let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
+        let _always = self.reserved.fetch_update(success, failure, less);
+    }
+
+    pub(super) fn missing(&self, handle: &File) -> u64 {
+        let (size, free) = size_and_free(handle);
+        (size / 100 * FLOOR).saturating_sub(free)
+    }
+}
+
+/// Unknown counts as endless: the write itself will tell.
+fn size_and_free(handle: &File) -> (u64, u64) {
+    match rustix::fs::fstatvfs(handle) {
+        Ok(stat) => (
+            stat.f_blocks.saturating_mul(stat.f_frsize),
+            stat.f_bavail.saturating_mul(stat.f_frsize),
+        ),
+        Err(_) => (0, u64::MAX),
+    }
+}
