@@ -5,6 +5,8 @@ use std::path::Path;
 use slipway_proto::v1;
 use sysinfo::{Disks, System};
 
+use crate::config::Config;
+
 /// Processors, memory, and the disk that holds `data_dir`.
 #[must_use]
 pub fn facts(data_dir: &Path) -> v1::Facts {
@@ -25,6 +27,14 @@ pub fn facts(data_dir: &Path) -> v1::Facts {
 #[must_use]
 pub fn cpus() -> u32 {
     std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX))
+}
+
+/// Attempts at once: as many as the settings say, or one per processor.
+pub(crate) fn slots(config: &Config) -> u32 {
+    match config.slots {
+        0 => cpus(),
+        slots => slots,
+    }
 }
 
 /// The host's name, for people.

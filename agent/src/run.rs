@@ -131,16 +131,12 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
     let watching = engine_watch::watch(Arc::clone(&shared), parts.health.clone());
     let health = parts.health.serve(&config.health_address, token, &shutdown);
     health.await?;
-    let slots = match config.slots {
-        0 => capacity::cpus(),
-        slots => slots,
-    };
     // Not counted by what a drained agent waits for: it ends with the process.
     shutdown.spawn("inventory", inventory::watch(Arc::clone(&shared)));
     shutdown.spawn("watch engine", watching);
     let link = Link {
         shared: Arc::clone(&shared),
-        slots,
+        slots: capacity::slots(&config),
         boot_id: hex::encode(parts.rng.bytes::<16>()),
         data_dir: config.data_dir.clone(),
         trusts_sandbox: given,
