@@ -236,6 +236,8 @@ mod tests {
     fn round(memory: &mut HealthMemory, second: u64, good: bool) -> Health {
         let id = "slipway-x-1".to_owned();
         let seen = vec![InstanceView {
+            exits: 0,
+            oom: false,
             id: id.clone(),
             address: Some("127.0.0.1:1".to_owned()),
         }];

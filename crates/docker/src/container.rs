@@ -48,6 +48,8 @@ pub struct ContainerView {
     pub state: ContainerState,
     /// Whether the kernel killed something in it for memory.
     pub oom_killed: bool,
+    /// How often the engine started it again by itself.
+    pub restarts: u64,
     /// The engine's error when it could not be started.
     pub error: String,
     /// Health.
@@ -290,6 +292,10 @@ fn view(found: ContainerInspectResponse) -> Result<ContainerView, DockerError> {
             .to_owned(),
         state: what,
         oom_killed: state.oom_killed.unwrap_or(false),
+        restarts: found
+            .restart_count
+            .and_then(|count| u64::try_from(count).ok())
+            .unwrap_or(0),
         error: state.error.unwrap_or_default(),
         health,
         addresses,

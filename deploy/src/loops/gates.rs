@@ -3,8 +3,8 @@
 //! A step's window begins before its weight does, with stable's last ten minutes; a coordinator that
 //! takes over goes on with what is kept.
 
-use slipway_core::gate::{Counts, GateReport, Reading, Tick};
-use slipway_core::rollout::{Phase, State, Windows, judge_gates};
+use slipway_core::gate::{Counts, Exits, GateReport, Instances, Reading, Tick};
+use slipway_core::rollout::{InstanceView, Phase, State, Windows, judge_gates};
 use slipway_core::traffic::Fence;
 use slipway_store::{GateTickRow, RolloutRow, StoreError};
 
@@ -103,6 +103,10 @@ async fn load(
         return Ok(());
     }
     let db = &driver.coordinator.db;
+    if let Some(stable) = &state.stable {
+        let version = db.version(stable).await?;
+        driver.memory.stable_since = version.map(|version| version.created_at);
+    }
     let kept = db.gate_ticks(driver.id, state.step_idx, ROWS_MAX).await?;
     if let Some(window) = Window::restore(state.step_idx, &kept) {
         driver.memory.window = Some(window);
@@ -164,12 +168,38 @@ pub(super) async fn judge(
         }
     }
     let window = driver.memory.window.as_ref()?;
+    let known = instances(driver, row);
     let windows = Windows {
         baseline: &window.baseline,
         ticks: &window.ticks,
-        instances: None,
+        instances: known.as_ref(),
     };
     judge_gates(&driver.plan, state, windows, driver.coordinator.clock.now())
+}
+
+/// Ends of instances, over the time that each has lived; `None` while the target cannot be read. The new
+/// version's is counted from the rollout's start, which is longer and therefore speaks for it.
+fn instances(driver: &Driver<'_>, row: &RolloutRow) -> Option<Instances> {
+    let target = driver.memory.target.as_ref()?;
+    let now = driver.coordinator.clock.now().as_millis();
+    let lived = |list: &[InstanceView], since: i64| {
+        let ms = u64::try_from(now.saturating_sub(since)).unwrap_or(0);
+        let count = u64::try_from(list.len()).unwrap_or(u64::MAX);
+        Exits {
+            count: list
+                .iter()
+                .fold(0, |sum, one| sum.saturating_add(one.exits)),
+            oom: u64::try_from(list.iter().filter(|one| one.oom).count()).unwrap_or(0),
+            seconds: (ms / 1_000).saturating_mul(count),
+        }
+    };
+    let began = row.started_at.unwrap_or(row.created_at);
+    Some(Instances {
+        canary: lived(&target.new, began),
+        stable: lived(&target.stable, driver.memory.stable_since.unwrap_or(began)),
+        memory: None,
+        stable_memory_permille: 0,
+    })
 }
 
 async fn tick(

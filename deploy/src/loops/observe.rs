@@ -19,6 +19,8 @@ pub(super) struct Memory {
     pub(super) target: Option<TargetView>,
     pub(super) table: Option<TrafficTable>,
     pub(super) window: Option<Window>,
+    /// When stable was first brought, wall-clock milliseconds.
+    pub(super) stable_since: Option<i64>,
     health: HealthMemory,
     smoke: Option<Smoke>,
     seen_router_at: Option<Duration>,

@@ -172,6 +172,8 @@ fn instance(view: &ContainerView) -> Option<(String, InstanceView)> {
         InstanceView {
             id: view.name.clone(),
             address,
+            exits: view.restarts,
+            oom: view.oom_killed,
         },
     ))
 }

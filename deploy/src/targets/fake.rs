@@ -64,6 +64,15 @@ impl FakeTarget {
         });
     }
 
+    /// An instance ends by itself and is started again.
+    pub fn crash(&self, instance: &str) {
+        self.with(|inner| {
+            let all = inner.versions.values_mut().flat_map(|(_, list)| list);
+            all.filter(|one| one.id == instance)
+                .for_each(|one| one.exits += 1);
+        });
+    }
+
     /// Every image that was started, in order.
     #[must_use]
     pub fn started(&self) -> Vec<String> {
@@ -111,6 +120,8 @@ impl Target for FakeTarget {
                         known.1.push(InstanceView {
                             id,
                             address: Some(address.clone()),
+                            exits: 0,
+                            oom: false,
                         });
                         inner.images.push(version.image.clone());
                     }

@@ -275,3 +275,19 @@ async fn a_superseding_rollout_lets_the_one_before_go_back_to_stable_first() {
     );
     assert_eq!(world.serving("production").await, Some(third));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_canary_whose_instances_end_by_themselves_is_taken_back() {
+    let (mut world, _one, first) = serving_one().await;
+    let (id, _two) = canary(&mut world, &[1_000, 10_000], 600_000, |_| {}).await;
+    world.until(&id, "baked", |row| row.phase == "bake").await;
+    // Stable has lived for seconds, the canary for as long: only many ends are evidence.
+    for _ in 0..40 {
+        world.fakes.target.crash(&format!("slipway-{id}-1"));
+    }
+    let row = world.ended(&id).await;
+    assert_eq!(row.status, "rolled_back", "{row:#?}");
+    let why = row.reason.unwrap_or_default();
+    assert!(why.contains("ended by themselves"), "{why}");
+    assert_eq!(world.serving("production").await, Some(first));
+}

@@ -60,6 +60,10 @@ pub struct InstanceView {
     pub id: String,
     /// `host:port`; `None` while it is not running.
     pub address: Option<String>,
+    /// How often it ended by itself and was started again.
+    pub exits: u64,
+    /// Whether the last time was for want of memory.
+    pub oom: bool,
 }
 
 /// What the target says.

@@ -11,6 +11,8 @@ impl World {
                 .map(|(id, running)| InstanceView {
                     id: id.clone(),
                     address: running.then(|| "10.0.0.1:8080".to_owned()),
+                    exits: 0,
+                    oom: false,
                 })
                 .collect()
         };
