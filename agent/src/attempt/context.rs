@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path};
 
@@ -22,6 +22,8 @@ const ENTRIES_MAX: usize = 200_000;
 const DEPTH_MAX: usize = 256;
 /// Bytes of a `.dockerignore`.
 const IGNORE_MAX: u64 = 1 << 20;
+/// Bytes of a Dockerfile that are looked at: no comment before its first instruction is longer.
+const HEAD_MAX: u64 = 1 << 20;
 /// Where patterns of files that stay out are.
 const IGNORE: &str = ".dockerignore";
 
@@ -48,13 +50,14 @@ pub(super) enum ContextError {
     },
 }
 
-/// Appends the tar of `dir` to `out`. `epoch` (seconds) is the time of every entry.
+/// Appends the tar of `dir` to `out`, and answers with how its Dockerfile begins. `epoch` (seconds) is the
+/// time of every entry.
 pub(super) fn context_tar(
     dir: &Path,
     dockerfile: &str,
     epoch: i64,
     out: &mut Vec<u8>,
-) -> Result<(), ContextError> {
+) -> Result<String, ContextError> {
     let root = open_root(dir).map_err(ContextError::Folder)?;
     let ignored = Ignored::read(&root, dockerfile)?;
     let mut entries = BTreeMap::new();
@@ -68,12 +71,16 @@ pub(super) fn context_tar(
     if !matches!(entries.get(dockerfile), Some(Found::File { .. })) {
         return Err(ContextError::NoDockerfile(dockerfile.to_owned()));
     }
+    let mut head = Vec::new();
+    open_below(&root, dockerfile)?
+        .take(HEAD_MAX)
+        .read_to_end(&mut head)?;
     let mut tar = Builder::new(out);
     for (path, found) in &entries {
         append(&mut tar, &root, path, found, epoch)?;
     }
     tar.finish()?;
-    Ok(())
+    Ok(String::from_utf8_lossy(&head).into_owned())
 }
 
 fn open_root(dir: &Path) -> io::Result<OwnedFd> {
@@ -255,7 +262,6 @@ struct Ignored {
 
 impl Ignored {
     fn read(root: &OwnedFd, dockerfile: &str) -> Result<Self, ContextError> {
-        use io::Read as _;
         let mut text = String::new();
         match open_below(root, IGNORE) {
             Ok(file) => {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use slipway_core::frontend;
 use slipway_proto::v1;
 
 use super::execute::{lost, permission};
@@ -72,13 +73,15 @@ fn image(shared: &Shared, attempt: &Attempt) -> Result<ImageRun, Ending> {
         .ok_or_else(|| Ending::aborted("sandbox", "the stage builds no image"))?;
     let dir = shared.workspace(&attempt.key).join(&build.context);
     let mut context = Vec::new();
-    context::context_tar(
+    let dockerfile = context::context_tar(
         &dir,
         &build.dockerfile,
         attempt.assign.source_date_epoch,
         &mut context,
     )
     .map_err(|error| Ending::limit("context", error))?;
+    frontend::check(&dockerfile, build.args.keys().map(String::as_str))
+        .map_err(|error| Ending::limit("frontend_refused", error))?;
     Ok(ImageRun {
         key: attempt.key.clone(),
         context: context.into(),
@@ -87,6 +90,7 @@ fn image(shared: &Shared, attempt: &Attempt) -> Result<ImageRun, Ending> {
         push: build.push,
         platform: build.platforms.first().cloned().unwrap_or_default(),
         args: build.args.clone(),
+        project: attempt.assign.repo_id.clone(),
         epoch: attempt.assign.source_date_epoch,
         limit: Duration::from_millis(attempt.spec.timeout_ms),
     })

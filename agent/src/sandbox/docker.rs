@@ -401,6 +401,7 @@ impl Sandbox for DockerSandbox {
             dockerfile: image.dockerfile.clone(),
             tag: first.clone(),
             args: image.args.clone(),
+            cache_namespace: image.project.clone(),
             // None: whatever differs between two builds of one commit would change the digest.
             labels: BTreeMap::new(),
             source_date_epoch: image.epoch,

@@ -133,6 +133,8 @@ pub struct ImageRun {
     pub platform: String,
     /// Build arguments.
     pub args: BTreeMap<String, String>,
+    /// Whose caches it may use: no other project's.
+    pub project: String,
     /// Seconds since 1970 of the commit.
     pub epoch: i64,
     /// Longest time.

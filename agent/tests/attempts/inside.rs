@@ -1,6 +1,8 @@
 //! What a hostile stage tries while it is executed, through a whole agent. The limits themselves are tried
 //! one by one by the sandbox probe.
 
+use slipway_proto::v1;
+
 use crate::harness::{World, docker};
 
 #[tokio::test]
@@ -99,4 +101,29 @@ async fn hostile_h098_no_credential_of_the_agent_is_anywhere_in_a_stage() {
         assert!(own.is_none(), "{word}: {own:?}");
     }
     assert!(!log.lines().any(|line| line == secret), "the join token");
+}
+
+#[tokio::test]
+async fn hostile_h097_a_dockerfile_that_brings_its_own_frontend_is_not_built() {
+    if !docker() {
+        return;
+    }
+    let dockerfile = "# syntax=evil/frontend\nFROM slipway-busybox:1\n";
+    let mut world = World::new(&[("Dockerfile", dockerfile)]).await;
+    world.start_agent().await;
+    let key = world
+        .assign(&[], |spec, _| {
+            spec["image"] = "".into();
+            spec["build"] = serde_json::json!({
+                "dockerfile": "Dockerfile", "context": ".", "push": false, "platforms": [],
+                "tags": ["slipway-test-evil:1"], "args": {}, "secrets": {}
+            });
+        })
+        .await;
+    let result = world.result(&key).await;
+    assert_eq!(
+        (result.ending(), result.reason.as_str()),
+        (v1::Ending::Limit, "frontend_refused")
+    );
+    assert!(result.detail.contains("Dockerfile:1"), "{}", result.detail);
 }

@@ -13,6 +13,7 @@ pub mod build;
 pub mod cache;
 pub mod digest;
 pub mod fleet;
+pub mod frontend;
 pub mod gate;
 pub mod id;
 pub mod image;

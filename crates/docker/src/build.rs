@@ -29,6 +29,8 @@ pub struct BuildRequest {
     pub tag: String,
     /// Build arguments.
     pub args: BTreeMap<String, String>,
+    /// Names of `RUN --mount=type=cache` mean this build's caches in here, and no other's elsewhere.
+    pub cache_namespace: String,
     /// Labels of the image.
     pub labels: BTreeMap<String, String>,
     /// Seconds since 1970 of the commit.
@@ -130,6 +132,10 @@ fn options(
         "SOURCE_DATE_EPOCH".to_owned(),
         request.source_date_epoch.to_string(),
     );
+    if facts.buildkit {
+        let namespace = request.cache_namespace.clone();
+        args.insert("BUILDKIT_CACHE_MOUNT_NS".to_owned(), namespace);
+    }
     let labels = crate::spec::to_hash_map(&request.labels);
     let mut options = BuildImageOptionsBuilder::default()
         .dockerfile(&request.dockerfile)

@@ -189,6 +189,7 @@ fn build(tag: &str, session: &str, args: &[(&str, &str)]) -> BuildRequest {
         dockerfile: "Dockerfile".to_owned(),
         tag: tag.to_owned(),
         args: args.collect(),
+        cache_namespace: "one".to_owned(),
         labels: BTreeMap::new(),
         source_date_epoch: 1_700_000_000,
         platform: String::new(),
@@ -228,6 +229,39 @@ async fn the_same_input_gives_the_same_image_and_the_builders_output_is_told() {
     assert!(!told.is_empty());
     engine.remove_image("slipway-test-build:1").await.unwrap();
     engine.remove_image("slipway-test-build:2").await.unwrap();
+}
+
+#[tokio::test]
+async fn hostile_h097_a_cache_of_one_project_is_empty_for_another_and_nothing_is_granted() {
+    let Some(engine) = engine().await else { return };
+    let facts = engine.facts().await.unwrap();
+    if !facts.buildkit {
+        return;
+    }
+    let unique = std::process::id();
+    let mut request = build("slipway-test-build:cache", "session-cache", &[]);
+    let mut built = async |project: &str, step: String| {
+        request.cache_namespace = format!("{project}-{unique}");
+        let dockerfile = format!("FROM slipway-busybox:1\nRUN {step}\n");
+        request.context = context(&[("Dockerfile", &dockerfile)]);
+        engine.build_image(&request, &facts, |_| {}).await
+    };
+    let mount = "--mount=type=cache,id=shared,target=/c";
+    let write = format!("{mount} echo {unique} > /c/poison");
+    built("one", write).await.unwrap();
+    // The same project finds it, so the next answer means something.
+    built("one", format!("{mount} grep {unique} /c/poison"))
+        .await
+        .unwrap();
+    built("two", format!("{mount} echo {unique}; test ! -e /c/poison"))
+        .await
+        .unwrap();
+    let insecure = built("one", format!("--security=insecure echo {unique}")).await;
+    assert!(insecure.is_err(), "an entitlement that nobody gave");
+    engine
+        .remove_image("slipway-test-build:cache")
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
