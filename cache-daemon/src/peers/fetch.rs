@@ -35,6 +35,8 @@ const PER_MB: Duration = Duration::from_secs(1);
 const PIECE: usize = 256 * 1024;
 /// Holders of one layer that are asked.
 const HOLDERS: usize = 4;
+/// Shortest wait for a busy one, whatever it says.
+const BUSY_LEAST: Duration = Duration::from_millis(50);
 /// Peers that are remembered.
 const REMEMBERED: usize = 1_000;
 
@@ -50,6 +52,20 @@ enum Failed {
     Lied,
     /// It is our own disk.
     Here(BlobError),
+}
+
+/// How long busy peers were waited for: all of it together no longer than finding one may take, or a peer
+/// that never has time would be waited for for ever.
+#[derive(Default)]
+struct Patience(Duration);
+
+impl Patience {
+    /// How long to wait now; `None` = no longer.
+    fn more(&mut self, asked: Duration) -> Option<Duration> {
+        let wait = asked.max(BUSY_LEAST);
+        self.0 = self.0.saturating_add(wait);
+        (self.0 <= LOOKUP).then_some(wait)
+    }
 }
 
 /// The fetching end.
@@ -141,6 +157,7 @@ impl Peers {
     ) -> u64 {
         let mut part = None;
         let mut bytes = 0;
+        let mut patience = Patience::default();
         let begun = self.clock.monotonic();
         let mut again = holders.iter().take(HOLDERS).collect::<Vec<_>>();
         while let Some(holder) = (!again.is_empty()).then(|| again.remove(0)) {
@@ -176,8 +193,10 @@ impl Peers {
                 }
                 Err(Failed::NotThere) => {}
                 Err(Failed::Busy(wait)) => {
-                    tokio::time::sleep(wait).await;
-                    again.push(holder);
+                    if let Some(wait) = patience.more(wait) {
+                        tokio::time::sleep(wait).await;
+                        again.push(holder);
+                    }
                 }
                 Err(Failed::Away) => self.note(&daemon.id, Breaker::failed),
                 Err(Failed::Lied) => {
@@ -367,4 +386,25 @@ async fn receive(
         part.frame += 1;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_never_has_time_is_given_up_after_the_time_of_a_lookup() {
+        for says in [
+            Duration::ZERO,
+            Duration::from_millis(200),
+            Duration::from_secs(1),
+        ] {
+            let mut patience = Patience::default();
+            let waited: Duration = std::iter::from_fn(|| patience.more(says)).sum();
+            assert!(
+                waited <= LOOKUP && waited + Duration::from_secs(1) >= LOOKUP,
+                "{says:?}"
+            );
+        }
+    }
 }

@@ -118,7 +118,7 @@ mod tests {
         }
         let refused = said("FROM x\n").and_then(|()| said("\n# syntax=evil\n"));
         let Err(refused) = refused else {
-            unreachable!("it is refused")
+            panic!("it is refused")
         };
         assert!(refused.to_string().contains("Dockerfile:2"), "{refused}");
     }
