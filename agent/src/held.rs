@@ -48,8 +48,7 @@ impl Held {
     }
 
     fn path(&self, key: &AttemptKey, kind: &str) -> PathBuf {
-        self.dir
-            .join(format!("{}-{}.{kind}", key.stage, key.attempt))
+        self.dir.join(format!("{}.{kind}", key.folder()))
     }
 
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), HeldError> {

@@ -46,13 +46,10 @@ async fn look_again(shared: &Shared, before: &BTreeSet<String>) -> BTreeSet<Stri
     let Ok(kept) = shared.held.all() else {
         return BTreeSet::new();
     };
-    let held: BTreeSet<String> = kept.iter().map(|k| folder_name(&k.key)).collect();
+    let held: BTreeSet<String> = kept.iter().map(|k| k.key.folder()).collect();
     let mut suspects = BTreeSet::new();
-    for key in remains
-        .iter()
-        .filter(|key| !held.contains(&folder_name(key)))
-    {
-        let name = format!("container {}", folder_name(key));
+    for key in remains.iter().filter(|key| !held.contains(&key.folder())) {
+        let name = format!("container {}", key.folder());
         if before.contains(&name) {
             tracing::warn!(stage = %key.stage, attempt = key.attempt, "removing a container without an attempt");
             if let Err(error) = shared.sandbox.remove(key).await {
@@ -78,10 +75,6 @@ async fn folders(work_dir: &Path) -> std::io::Result<Vec<String>> {
         found.push(entry.file_name().to_string_lossy().into_owned());
     }
     Ok(found)
-}
-
-fn folder_name(key: &AttemptKey) -> String {
-    format!("{}-{}", key.stage, key.attempt)
 }
 
 /// Adopts and removes; answers which held attempts still have their container.
@@ -130,7 +123,7 @@ async fn look(shared: &Shared) -> Result<(Vec<AttemptKey>, Vec<AttemptKey>), San
 
 /// Removes the workspaces of attempts that do not go on. The folder is ours alone.
 async fn sweep(work_dir: &Path, adopted: &BTreeSet<&AttemptKey>) {
-    let keep: BTreeSet<String> = adopted.iter().map(|key| folder_name(key)).collect();
+    let keep: BTreeSet<String> = adopted.iter().map(|key| key.folder()).collect();
     let Ok(mut entries) = tokio::fs::read_dir(work_dir).await else {
         return;
     };
@@ -208,7 +201,7 @@ mod tests {
                 services: Vec::new(),
             };
             sandbox.create(&run).await.unwrap();
-            std::fs::create_dir(shared.work_dir.join(folder_name(&key(n)))).unwrap();
+            std::fs::create_dir(shared.work_dir.join(key(n).folder())).unwrap();
         }
         let assign = v1::Assign {
             attempt: Some((&key(1)).into()),
@@ -224,6 +217,6 @@ mod tests {
         let first = look_again(&shared, &BTreeSet::new()).await;
         assert_eq!(left().await.0.len(), 2, "one look is none");
         look_again(&shared, &first).await;
-        assert_eq!(left().await, (vec![key(1)], vec![folder_name(&key(1))]));
+        assert_eq!(left().await, (vec![key(1)], vec![key(1).folder()]));
     }
 }

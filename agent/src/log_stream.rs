@@ -87,7 +87,7 @@ impl LogWriter {
         limit: u64,
         shutdown: &Shutdown,
     ) -> std::io::Result<Self> {
-        let path = spool.join(format!("{}-{}.log", key.stage, key.attempt));
+        let path = spool.join(format!("{}.log", key.folder()));
         let file = File::create(&path).await?;
         // Written anew: what an earlier process closed is not what this one will close.
         let _none = tokio::fs::remove_file(kept::note(&path)).await;

@@ -94,10 +94,9 @@ async fn fetched(
     source: &v1::Source,
     cache: &slipway_cache_client::LocalCache,
 ) -> Result<Digest, Ending> {
-    let dir = shared.work_dir.join(format!(
-        "{}-{}.checkout",
-        attempt.key.stage, attempt.key.attempt
-    ));
+    let dir = shared
+        .work_dir
+        .join(format!("{}.checkout", attempt.key.folder()));
     fresh(&dir).await?;
     let wanted = Wanted {
         url: &source.repo_url,
