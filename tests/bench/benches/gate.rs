@@ -4,41 +4,15 @@
 #![expect(clippy::print_stdout, reason = "a bench's data")]
 
 use slipway_bench::figure::Figure;
-use slipway_core::gate::simulation::{Chance, End, Judge, Stream, bake, canary, tally, watch};
+use slipway_core::gate::simulation::{
+    CELLS, Cell, Chance, End, Judge, Stream, bakes, canary, tally, watch,
+};
 
 /// Healthy bakes and worse ones of each cell.
 const HEALTHY: u64 = 4_000;
 const WORSE: u64 = 2_000;
 /// What the other rule is.
 const FIXED: &str = "fixed limit of twice the usual rate";
-/// Requests per second, weight, base error.
-const CELLS: [(f64, f64, f64); 8] = [
-    (20.0, 0.01, 0.01),
-    (20.0, 0.10, 0.01),
-    (100.0, 0.01, 0.01),
-    (100.0, 0.10, 0.01),
-    (100.0, 0.50, 0.001),
-    (100.0, 0.50, 0.01),
-    (1_000.0, 0.01, 0.001),
-    (1_000.0, 0.10, 0.01),
-];
-
-fn bakes(judge: Judge, stream: Stream, weight: f64, count: u64) -> (f64, u32, f64) {
-    let ends: Vec<End> = (0..count)
-        .map(|seed| {
-            let mut chance = Chance::new(seed);
-            bake(
-                judge,
-                stream,
-                &mut chance,
-                weight,
-                300,
-                (1_200.0, false, false),
-            )
-        })
-        .collect();
-    tally(&ends)
-}
 
 /// The highest share of healthy canaries that each rule aborted: ours, the literal one, a fixed limit.
 #[derive(Default)]
@@ -67,7 +41,8 @@ fn main() {
     figures(&worst);
 }
 
-fn one_cell((rps, weight, rate): (f64, f64, f64), worst: &mut Worst) {
+fn one_cell(cell: Cell, worst: &mut Worst) {
+    let (rps, weight, rate) = (cell.rps, cell.weight, cell.base_error);
     let healthy = Stream::plain(rps, rate, 1.0);
     let judges = [Judge::Sequential, Judge::LiteralEvery10, Judge::Fixed];
     let aborts = judges.map(|judge| bakes(judge, healthy, weight, HEALTHY).0);

@@ -63,6 +63,17 @@ pub fn number(count: u64) -> f64 {
     count as f64
 }
 
+/// The nearest count to a number; nothing is less than none.
+#[must_use]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a count, or a threshold that was checked against its bounds"
+)]
+pub fn whole(number: f64) -> u64 {
+    number.round().max(0.0) as u64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,7 @@
 //! What a bake can see: the smallest worsening that it would catch four times in five. Shown before a
 //! rollout starts, and with every verdict that proves nothing.
 
-use super::binomial::{number, quantile};
+use super::binomial::{number, quantile, whole};
 use super::ratio::{Arm, Pair, RatioTest, Terms};
 
 /// Ratios that are tried: each 5 % above the one before, up to two thousand times.
@@ -18,7 +18,7 @@ pub fn detectable(canary_n: u64, stable_n: u64, rate: f64, terms: Terms) -> Opti
         return None;
     }
     let rate = rate.max(0.5 / number(stable_n));
-    let stable_k = round(rate * number(stable_n));
+    let stable_k = whole(rate * number(stable_n));
     for step in 1..=GRID_MAX {
         let ratio = GRID.powi(step);
         let worse = ratio * rate;
@@ -43,15 +43,6 @@ pub fn detectable(canary_n: u64, stable_n: u64, rate: f64, terms: Terms) -> Opti
         }
     }
     None
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "a share of a count"
-)]
-fn round(value: f64) -> u64 {
-    value.round().max(0.0) as u64
 }
 
 #[cfg(test)]

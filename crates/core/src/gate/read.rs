@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value};
 
+use super::binomial::whole;
 use super::rules::{ErrorRule, GateRules, LatencyRule, MemoryRule, Mode, RestartRule};
 use crate::pipeline::duration_ms;
 
@@ -164,15 +165,6 @@ fn memory_rule(given: Given<'_>) -> Result<MemoryRule, String> {
         rule.max_percent = small(most);
     }
     Ok(rule)
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "checked against its bounds"
-)]
-fn whole(number: f64) -> u64 {
-    number.round().max(0.0) as u64
 }
 
 fn small(number: f64) -> u32 {

@@ -1,5 +1,6 @@
 //! Verdicts as sentences: numbers first, then what they mean.
 
+use super::binomial::whole;
 use super::ratio::{Pair, RatioTest};
 
 /// `1480` as `1 480`.
@@ -125,15 +126,6 @@ pub(super) fn inconclusive(test: &RatioTest, words: Words, caught: Option<f64>) 
         percent(pair.stable.rate()),
         times(ratio),
     )
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "a threshold of a few thousand"
-)]
-fn whole(value: f64) -> u64 {
-    value.round().max(0.0) as u64
 }
 
 #[cfg(test)]

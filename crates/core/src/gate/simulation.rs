@@ -11,6 +11,40 @@ pub const TICK_S: u32 = 5;
 /// Ticks of stable before a bake: ten minutes.
 const BASELINE: u32 = 120;
 
+/// A kind of traffic that gates are judged on.
+#[derive(Clone, Copy, Debug)]
+pub struct Cell {
+    /// Requests per second.
+    pub rps: f64,
+    /// Share of the new version.
+    pub weight: f64,
+    /// Share of bad requests of a healthy version.
+    pub base_error: f64,
+    /// How often a version with 2, 4 and 10 times as many is to be caught.
+    pub power: [f64; 3],
+}
+
+const fn cell(rps: f64, weight: f64, base_error: f64, power: [f64; 3]) -> Cell {
+    Cell {
+        rps,
+        weight,
+        base_error,
+        power,
+    }
+}
+
+/// The published ones.
+pub const CELLS: [Cell; 8] = [
+    cell(20.0, 0.01, 0.01, [0.00, 0.03, 0.50]),
+    cell(20.0, 0.10, 0.01, [0.03, 0.77, 1.0]),
+    cell(100.0, 0.01, 0.01, [0.01, 0.42, 1.0]),
+    cell(100.0, 0.10, 0.01, [0.57, 1.0, 1.0]),
+    cell(100.0, 0.50, 0.001, [0.04, 0.91, 1.0]),
+    cell(100.0, 0.50, 0.01, [0.75, 1.0, 1.0]),
+    cell(1_000.0, 0.01, 0.001, [0.01, 0.43, 1.0]),
+    cell(1_000.0, 0.10, 0.01, [0.84, 1.0, 1.0]),
+];
+
 /// A small generator of repeatable chance.
 #[derive(Clone, Debug)]
 pub struct Chance(u64);
@@ -325,6 +359,25 @@ pub fn watch(rps: f64, rate: f64, theta: f64, chance: &mut Chance) -> End {
         }
     }
     End::WentOn
+}
+
+/// [`tally`] of so many bakes of five minutes, one per seed.
+#[must_use]
+pub fn bakes(judge: Judge, stream: Stream, weight: f64, count: u64) -> (f64, u32, f64) {
+    let ends: Vec<End> = (0..count)
+        .map(|seed| {
+            let mut chance = Chance::new(seed);
+            bake(
+                judge,
+                stream,
+                &mut chance,
+                weight,
+                300,
+                (1_200.0, false, false),
+            )
+        })
+        .collect();
+    tally(&ends)
 }
 
 /// Answers of `count` bakes: the share that was aborted, their median seconds, and the share paused.

@@ -1,39 +1,11 @@
 //! The published figures, on simulated streams with fixed seeds.
 
-use super::simulation::{Chance, End, Judge, Stream, bake, canary, tally, watch};
-
-/// Requests per second, weight, base error; power at 2, 4 and 10 times.
-const CELLS: [(f64, f64, f64, [f64; 3]); 8] = [
-    (20.0, 0.01, 0.01, [0.00, 0.03, 0.50]),
-    (20.0, 0.10, 0.01, [0.03, 0.77, 1.0]),
-    (100.0, 0.01, 0.01, [0.01, 0.42, 1.0]),
-    (100.0, 0.10, 0.01, [0.57, 1.0, 1.0]),
-    (100.0, 0.50, 0.001, [0.04, 0.91, 1.0]),
-    (100.0, 0.50, 0.01, [0.75, 1.0, 1.0]),
-    (1_000.0, 0.01, 0.001, [0.01, 0.43, 1.0]),
-    (1_000.0, 0.10, 0.01, [0.84, 1.0, 1.0]),
-];
-
-fn bakes(judge: Judge, stream: Stream, weight: f64, count: u64) -> (f64, u32, f64) {
-    let ends: Vec<End> = (0..count)
-        .map(|seed| {
-            let mut chance = Chance::new(seed);
-            bake(
-                judge,
-                stream,
-                &mut chance,
-                weight,
-                300,
-                (1_200.0, false, false),
-            )
-        })
-        .collect();
-    tally(&ends)
-}
+use super::simulation::{CELLS, Chance, End, Judge, Stream, bakes, canary, tally, watch};
 
 #[test]
 fn a_healthy_canary_is_aborted_in_less_than_one_bake_in_a_hundred_of_every_cell() {
-    for (rps, weight, rate, _) in CELLS {
+    for cell in CELLS {
+        let (rps, weight, rate) = (cell.rps, cell.weight, cell.base_error);
         let stream = Stream::plain(rps, rate, 1.0);
         let (aborted, _, _) = bakes(Judge::Sequential, stream, weight, 1_000);
         assert!(aborted <= 0.01, "{rps}/s, {weight}, {rate}: {aborted}");
@@ -42,8 +14,9 @@ fn a_healthy_canary_is_aborted_in_less_than_one_bake_in_a_hundred_of_every_cell(
 
 #[test]
 fn a_worse_canary_is_caught_as_often_as_published() {
-    for (rps, weight, rate, powers) in CELLS {
-        for (worse, power) in [2.0, 4.0, 10.0].into_iter().zip(powers) {
+    for cell in CELLS {
+        let (rps, weight, rate) = (cell.rps, cell.weight, cell.base_error);
+        for (worse, power) in [2.0, 4.0, 10.0].into_iter().zip(cell.power) {
             let stream = Stream::plain(rps, rate, worse);
             let (aborted, _, _) = bakes(Judge::Sequential, stream, weight, 1_000);
             assert!(
@@ -145,7 +118,8 @@ fn the_detectable_effect_is_caught_three_times_in_four() {
         max_ratio: 2.0,
         floor: 0.001,
     };
-    for (rps, weight, rate, _) in CELLS {
+    for cell in CELLS {
+        let (rps, weight, rate) = (cell.rps, cell.weight, cell.base_error);
         let all = rps * 300.0;
         #[expect(
             clippy::cast_possible_truncation,
