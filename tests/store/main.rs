@@ -111,6 +111,26 @@ fn statements() -> Vec<(PathBuf, String)> {
     found
 }
 
+/// What is one round trip on PostgreSQL states the rule of the two statements it stands for once more.
+#[test]
+fn a_statement_that_does_two_things_holds_the_same_rule_as_the_one_that_does_the_first() {
+    let all = statements();
+    let text = |name: &str| -> String {
+        let found = all.iter().find(|(path, _)| path.ends_with(name));
+        let (_, text) = found.expect(name);
+        let lines = text.lines().filter(|line| !line.starts_with("--"));
+        lines
+            .flat_map(str::split_whitespace)
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    for name in ["assign", "accept"] {
+        let alone = text(&format!("build_stages/{name}.sql"));
+        let both = text(&format!("build_stages/{name}_and_note.postgres.sql"));
+        assert!(both.contains(&alone), "{alone}\nis not in\n{both}");
+    }
+}
+
 async fn all_prepare(db: &Db) {
     let mut wrong = Vec::new();
     let other = if db.engine() == "sqlite" {

@@ -150,26 +150,19 @@ async fn record(
     tx: &mut Tx,
     r: &AttemptResult,
 ) -> Result<Result<Accepted, Acceptance>, StoreError> {
-    let mut ended = None;
-    let mut noted = false;
+    let mut again = None;
     if r.try_again && r.state == StageState::Failed {
-        ended = try_again(tx, r).await?;
+        again = try_again(tx, r).await?;
     }
-    if ended.is_none() {
+    let ended = match again {
+        Some(ended) => Some(ended),
         // Also where it was cancelled meanwhile.
-        ended = accept(tx, r).await?;
-        noted = matches!(tx, Tx::Postgres(_));
-    }
+        None => accept(tx, r).await?,
+    };
     let Some(ended) = ended else {
         return refusal(tx, r).await.map(Err);
     };
-    let state: StageState = ended
-        .state
-        .parse()
-        .map_err(|e| StoreError::Corrupt(format!("state: {e}")))?;
-    if !noted {
-        record_history(tx, r, state).await?;
-    }
+    let state = state_of(&ended)?;
     if matches!(state, StageState::Succeeded | StageState::Failed) {
         promote(tx, r, &ended.build_id, state).await?;
     }
@@ -204,6 +197,12 @@ async fn refusal(tx: &mut Tx, r: &AttemptResult) -> Result<Acceptance, StoreErro
     })
 }
 
+fn state_of(ended: &Ended) -> Result<StageState, StoreError> {
+    let state = ended.state.parse();
+    state.map_err(|e| StoreError::Corrupt(format!("state: {e}")))
+}
+
+/// The result, and the end of its attempt's history: in one round trip where that costs one.
 async fn accept(tx: &mut Tx, r: &AttemptResult) -> Result<Option<Ended>, StoreError> {
     let kept = r.state == StageState::Succeeded;
     let mut args = args![
@@ -219,19 +218,24 @@ async fn accept(tx: &mut Tx, r: &AttemptResult) -> Result<Option<Ended>, StoreEr
         r.image_uri.clone().filter(|_| kept),
     ];
     if matches!(tx, Tx::Postgres(_)) {
-        // And its history, in the same round trip.
         args.extend(args![
             &r.detail,
             r.spent_ms[0],
             r.spent_ms[1],
             r.spent_ms[2]
         ]);
-        let both = include_str!("queries/build_stages/accept_and_note.postgres.sql");
-        return tx.row(both, args).await;
+        return tx
+            .row(sql!("build_stages/accept_and_note.postgres"), args)
+            .await;
     }
-    tx.row(sql!("build_stages/accept"), args).await
+    let ended: Option<Ended> = tx.row(sql!("build_stages/accept"), args).await?;
+    if let Some(ended) = &ended {
+        record_history(tx, r, state_of(ended)?).await?;
+    }
+    Ok(ended)
 }
 
+/// Puts the stage back for its next attempt, and ends this one's history.
 async fn try_again(tx: &mut Tx, r: &AttemptResult) -> Result<Option<Ended>, StoreError> {
     let args = args![
         r.stage_id.as_str(),
@@ -241,7 +245,11 @@ async fn try_again(tx: &mut Tx, r: &AttemptResult) -> Result<Option<Ended>, Stor
         r.now,
         r.reason.clone(),
     ];
-    tx.row(sql!("build_stages/retry_failed"), args).await
+    let ended: Option<Ended> = tx.row(sql!("build_stages/retry_failed"), args).await?;
+    if let Some(ended) = &ended {
+        record_history(tx, r, state_of(ended)?).await?;
+    }
+    Ok(ended)
 }
 
 async fn record_history(

@@ -137,20 +137,19 @@ impl Db {
     ) -> Result<Vec<bool>, StoreError> {
         self.write_leading(move |tx| {
             Box::pin(async move {
-                let served = matches!(tx, Tx::Postgres(_));
-                if served {
+                if matches!(tx, Tx::Postgres(_)) {
                     // Another process may be draining one of them: whoever locks it first wins. In one
                     // order, so that two of us never wait for each other. SQLite has one writer.
                     let agents: BTreeSet<&str> =
                         assignments.iter().map(|a| a.agent_id.as_str()).collect();
                     let agents = serde_json::to_string(&agents)
                         .map_err(|e| StoreError::Corrupt(format!("agents: {e}")))?;
-                    let lock = include_str!("queries/agents/lock_all.postgres.sql");
-                    tx.execute(lock, args![agents]).await?;
+                    tx.execute(sql!("agents/lock_all.postgres"), args![agents])
+                        .await?;
                 }
                 let mut held = Vec::with_capacity(assignments.len());
                 for a in assignments {
-                    held.push(assign(tx, a, served, now).await?);
+                    held.push(assign(tx, a, now).await?);
                 }
                 Ok(held)
             })
@@ -269,16 +268,11 @@ impl Db {
 }
 
 /// Gives one stage to its agent, and begins its attempt's history; whether it could.
-async fn assign(
-    tx: &mut Tx,
-    a: Assignment,
-    served: bool,
-    now: Timestamp,
-) -> Result<bool, StoreError> {
+async fn assign(tx: &mut Tx, a: Assignment, now: Timestamp) -> Result<bool, StoreError> {
     let (agent, stage) = (a.agent_id.as_str(), a.stage_id.as_str());
     let row = args![agent, stage, a.attempt, a.token_hash, now];
-    if served {
-        let both = include_str!("queries/build_stages/assign_and_note.postgres.sql");
+    if matches!(tx, Tx::Postgres(_)) {
+        let both = sql!("build_stages/assign_and_note.postgres");
         return Ok(tx.execute(both, row).await? == 1);
     }
     let good = tx.execute(sql!("build_stages/assign"), row).await? == 1;
