@@ -10,6 +10,8 @@ pub mod config;
 mod counters;
 pub mod index;
 mod loops;
+#[cfg(test)]
+mod noise;
 pub mod peers;
 mod run;
 mod server;

@@ -56,13 +56,7 @@ pub(crate) async fn act(stage: &Stage, steps: &mut Steps) -> anyhow::Result<()> 
     steps.title("version 5: a healthy one goes to everything");
     let good = release(stage, &mut shop, steps, "5").await?;
     let id = approved(stage, &good).await?;
-    let ended = stage.ended(&id, Duration::from_secs(300)).await?;
-    ensure!(
-        ended["status"] == "completed",
-        "it ended {}: {}",
-        ended["status"],
-        ended["reason"]
-    );
+    stage.completed(&id, Duration::from_secs(300)).await?;
     verdicts(stage, &id).await?;
     let body = stage.ask(stage.production).await?;
     ensure!(body["version"] == "5", "production serves {body}");
@@ -77,13 +71,7 @@ pub(crate) async fn act(stage: &Stage, steps: &mut Steps) -> anyhow::Result<()> 
 async fn approved(stage: &Stage, build: &Value) -> anyhow::Result<String> {
     let build = build["build_id"].as_str().context("no build id")?;
     let staging = stage.deployment_of(build, "staging").await?;
-    let ended = stage.ended(&staging, Duration::from_secs(120)).await?;
-    ensure!(
-        ended["status"] == "completed",
-        "staging: {} {}",
-        ended["status"],
-        ended["reason"]
-    );
+    stage.completed(&staging, Duration::from_secs(120)).await?;
     let production = stage.deployment_of(build, "production").await?;
     let limit = Duration::from_secs(30);
     stage.in_phase(&production, "await_approval", limit).await?;

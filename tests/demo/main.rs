@@ -240,13 +240,7 @@ async fn roll_out(
 ) -> anyhow::Result<()> {
     let build = build["build_id"].as_str().context("no build id")?;
     let staging = stage.deployment_of(build, "staging").await?;
-    let ended = stage.ended(&staging, Duration::from_secs(120)).await?;
-    ensure!(
-        ended["status"] == "completed",
-        "staging: {} {}",
-        ended["status"],
-        ended["reason"]
-    );
+    stage.completed(&staging, Duration::from_secs(120)).await?;
     steps.held("staging, with its smoke test", staging);
     let production = stage.deployment_of(build, "production").await?;
     stage
@@ -258,13 +252,9 @@ async fn roll_out(
         .await?;
     ensure!(answer["proceed_to_prod"] == true, "{answer}");
     steps.held("approved", "");
-    let ended = stage.ended(&production, Duration::from_secs(120)).await?;
-    ensure!(
-        ended["status"] == "completed",
-        "production: {} {}",
-        ended["status"],
-        ended["reason"]
-    );
+    stage
+        .completed(&production, Duration::from_secs(120))
+        .await?;
     steps.held("production", production);
     Ok(())
 }

@@ -272,6 +272,18 @@ impl Stage {
             .await
     }
 
+    /// Waits until a deployment has succeeded.
+    pub(crate) async fn completed(&self, id: &str, limit: Duration) -> anyhow::Result<()> {
+        let ended = self.ended(id, limit).await?;
+        anyhow::ensure!(
+            ended["status"] == "completed",
+            "deployment {id} ended {}: {}",
+            ended["status"],
+            ended["reason"]
+        );
+        Ok(())
+    }
+
     async fn until(
         &self,
         id: &str,

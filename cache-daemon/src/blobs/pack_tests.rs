@@ -1,30 +1,16 @@
 //! Packs: made, read back, damaged.
 
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 
 use super::*;
 use crate::blobs::Durable;
 use crate::index::MemoryIndex;
+use crate::noise::noise;
 
 fn disk(folder: &Path) -> Disk {
     let index = Arc::new(MemoryIndex::default());
     Disk::open(folder, index, 1 << 30).unwrap()
-}
-
-fn noise(length: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed | 1;
-    let mut word = move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    };
-    (0..length / 8 + 1)
-        .flat_map(|_| word())
-        .take(length)
-        .collect()
 }
 
 /// A disk with some blobs, their pack under the first one's name.
@@ -76,15 +62,13 @@ fn a_pack_comes_apart_into_what_it_was_made_of() {
 }
 
 #[test]
-fn the_zstd_tool_decodes_a_pack() {
+fn any_decoder_of_zstd_decodes_a_pack() {
     let folder = tempfile::tempdir().unwrap();
     let (disk, texts, layer) = packed(folder.path());
     let size = disk.find(Kind::Pack, &layer).unwrap();
     let path = disk.path(Kind::Pack, &layer, size);
     let bytes = std::fs::read(path).unwrap();
     assert_eq!(zstd::decode_all(bytes.as_slice()).unwrap(), texts.concat());
-    // The program, where it is installed.
-    let _version = Command::new("zstd").arg("--version").output();
 }
 
 #[test]

@@ -15,6 +15,10 @@ use tokio::net::{TcpListener, TcpStream};
 use super::*;
 use crate::blobs::{Disk, PackIncoming};
 use crate::index::MemoryIndex;
+use crate::noise::noise;
+
+/// Of what is carried.
+const SEED: u64 = 1;
 
 struct Daemon {
     store: Arc<Store>,
@@ -68,23 +72,12 @@ impl Drop for Two {
     }
 }
 
-fn noise(length: usize) -> Vec<u8> {
-    let mut state = 0x1234_5678_9abc_def1_u64;
-    let mut word = move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    };
-    (0..length / 8).flat_map(|_| word()).collect()
-}
-
 impl Two {
     /// A workspace that is on A, packed. Answers its root and its pack.
     fn workspace(&self) -> (Digest, Digest) {
         let source = self.a.folder.path().join("source");
         std::fs::create_dir(&source).unwrap();
-        std::fs::write(source.join("large"), noise(20 << 20)).unwrap();
+        std::fs::write(source.join("large"), noise(20 << 20, SEED)).unwrap();
         std::fs::write(source.join("small"), "hello").unwrap();
         let (root, ..) = self.a.store.capture_tree(&source, false).unwrap();
         (root, self.a.store.make_pack(&root, true).unwrap())
@@ -186,7 +179,10 @@ async fn a_layer_is_fetched_once_however_many_want_it() {
         attempt: None,
     };
     two.b.store.restore(&wanted).unwrap();
-    assert_eq!(std::fs::read(work.join("large")).unwrap(), noise(20 << 20));
+    assert_eq!(
+        std::fs::read(work.join("large")).unwrap(),
+        noise(20 << 20, SEED)
+    );
     // And who has fetched it can be asked for it.
     assert_eq!(two.b.store.holdings(), [(root, pack)]);
 }

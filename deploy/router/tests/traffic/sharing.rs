@@ -8,6 +8,14 @@ use slipway_proto::v1;
 
 use super::harness::{Backend, Client, Router, free_address, request, table};
 
+/// A router with its folder, where it listens for a service, and two instances; `kind` is the second one's.
+async fn begin(kind: &'static str) -> (tempfile::TempDir, Router, String, Backend, Backend) {
+    let dir = tempfile::tempdir().unwrap();
+    let router = Router::start(dir.path()).await;
+    let (old, new) = (Backend::start("old").await, Backend::start(kind).await);
+    (dir, router, free_address(), old, new)
+}
+
 /// `old` and `new` share traffic; `new` is the canary.
 fn shared(listen: &str, old: &Backend, new: &Backend, weight_bp: u32) -> TrafficTable {
     let shares: [(&str, u32, &[&str]); 2] = [
@@ -52,10 +60,7 @@ async fn until_weight(router: &mut Router, weight: u32, limit: Duration) -> Dura
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_percent_is_exactly_one_in_a_hundred() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut router = Router::start(dir.path()).await;
-    let listen = free_address();
-    let (old, new) = (Backend::start("old").await, Backend::start("new").await);
+    let (_dir, mut router, listen, old, new) = begin("new").await;
     router
         .switch(1, 1, &shared(&listen, &old, &new, 100))
         .await
@@ -71,10 +76,7 @@ async fn one_percent_is_exactly_one_in_a_hundred() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_browser_stays_where_it_is_while_the_weight_rises() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut router = Router::start(dir.path()).await;
-    let listen = free_address();
-    let (old, new) = (Backend::start("old").await, Backend::start("new").await);
+    let (_dir, mut router, listen, old, new) = begin("new").await;
     let auto = |weight| {
         let mut table = shared(&listen, &old, &new, weight);
         table.stickiness = Stickiness::Auto;
@@ -120,10 +122,7 @@ async fn a_browser_stays_where_it_is_while_the_weight_rises() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_are_known_by_a_header_when_the_table_says_so() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut router = Router::start(dir.path()).await;
-    let listen = free_address();
-    let (old, new) = (Backend::start("old").await, Backend::start("new").await);
+    let (_dir, mut router, listen, old, new) = begin("new").await;
     let mut table = shared(&listen, &old, &new, 5_000);
     table.stickiness = Stickiness::Header("x-user".to_owned());
     router.switch(1, 1, &table).await.unwrap();
@@ -139,10 +138,7 @@ async fn clients_are_known_by_a_header_when_the_table_says_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_that_fails_half_is_out_within_a_second_and_gets_no_weight_again() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut router = Router::start(dir.path()).await;
-    let listen = free_address();
-    let (old, bad) = (Backend::start("old").await, Backend::start("bad").await);
+    let (dir, mut router, listen, old, bad) = begin("bad").await;
     router
         .switch(1, 1, &shared(&listen, &old, &bad, 5_000))
         .await
@@ -171,10 +167,7 @@ async fn a_version_that_fails_half_is_out_within_a_second_and_gets_no_weight_aga
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_that_nobody_looks_after_loses_its_weight_above_a_tenth() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut router = Router::start(dir.path()).await;
-    let listen = free_address();
-    let (old, new) = (Backend::start("old").await, Backend::start("new").await);
+    let (_dir, mut router, listen, old, new) = begin("new").await;
     let leased = |weight, revert| {
         let mut table = shared(&listen, &old, &new, weight);
         table.lease = Some(CanaryLease { ms: 1_000, revert });
@@ -217,10 +210,7 @@ async fn a_version_that_nobody_looks_after_loses_its_weight_above_a_tenth() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn halves_of_the_clients_are_counted_apart() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut router = Router::start(dir.path()).await;
-    let listen = free_address();
-    let (old, new) = (Backend::start("old").await, Backend::start("new").await);
+    let (_dir, mut router, listen, old, new) = begin("new").await;
     let mut table = shared(&listen, &old, &new, 5_000);
     table.stickiness = Stickiness::Header("x-user".to_owned());
     router.switch(1, 1, &table).await.unwrap();
