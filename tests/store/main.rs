@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use slipway_store::conformance::{
-    self, access, audit, fleet, inbox, locks, queue, results, rollouts,
+    self, access, audit, fleet, inbox, locks, queue, results, rollouts, together,
 };
 use slipway_store::{Db, Settings};
 use slipway_tests::Postgres;
@@ -96,6 +96,9 @@ suites! {
     rollouts::an_intent_is_written_under_the_lock_with_a_new_generation,
     rollouts::starting_twice_with_one_key_is_one_rollout,
     locks::the_lock_has_one_holder_and_goes_to_the_next,
+    together::attempts_that_begin_together_are_judged_one_by_one,
+    together::results_that_arrive_together_are_judged_one_by_one,
+    together::stages_given_out_together_are_judged_one_by_one,
 }
 
 fn statements() -> Vec<(PathBuf, String)> {
@@ -124,11 +127,9 @@ fn a_statement_that_does_two_things_holds_the_same_rule_as_the_one_that_does_the
             .collect::<Vec<_>>()
             .join(" ")
     };
-    for name in ["assign", "accept"] {
-        let alone = text(&format!("build_stages/{name}.sql"));
-        let both = text(&format!("build_stages/{name}_and_note.postgres.sql"));
-        assert!(both.contains(&alone), "{alone}\nis not in\n{both}");
-    }
+    let alone = text("build_stages/assign.sql");
+    let both = text("build_stages/assign_and_note.postgres.sql");
+    assert!(both.contains(&alone), "{alone}\nis not in\n{both}");
 }
 
 async fn all_prepare(db: &Db) {

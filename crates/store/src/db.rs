@@ -9,7 +9,7 @@ use sqlx::sqlite::{
 };
 
 use crate::error::StoreError;
-use crate::finish::Finisher;
+use crate::groups::Groups;
 use crate::sql::{self, Arg, Rows};
 use crate::writer::Writer;
 
@@ -28,7 +28,7 @@ pub struct Sqlite {
     pub(crate) read_pool: SqlitePool,
     pub(crate) write_pool: SqlitePool,
     pub(crate) writer: Writer,
-    pub(crate) finisher: Finisher,
+    pub(crate) groups: Groups,
 }
 
 /// The served database.
@@ -36,7 +36,7 @@ pub struct Sqlite {
 pub struct Postgres {
     pub(crate) pool: PgPool,
     pub(crate) writer: Writer,
-    pub(crate) finisher: Finisher,
+    pub(crate) groups: Groups,
 }
 
 /// A database of either engine. Cheap to clone.
@@ -82,7 +82,7 @@ impl Db {
                 Self::Sqlite(Sqlite {
                     read_pool,
                     write_pool,
-                    finisher: Finisher::start(writer.clone()),
+                    groups: Groups::start(&writer),
                     writer,
                 })
             }
@@ -115,7 +115,7 @@ impl Db {
                 let writer = Writer::postgres(pool.clone());
                 Self::Postgres(Postgres {
                     pool,
-                    finisher: Finisher::start(writer.clone()),
+                    groups: Groups::start(&writer),
                     writer,
                 })
             }
@@ -140,10 +140,10 @@ impl Db {
         }
     }
 
-    pub(crate) fn finisher(&self) -> &Finisher {
+    pub(crate) fn groups(&self) -> &Groups {
         match self {
-            Self::Sqlite(db) => &db.finisher,
-            Self::Postgres(db) => &db.finisher,
+            Self::Sqlite(db) => &db.groups,
+            Self::Postgres(db) => &db.groups,
         }
     }
 

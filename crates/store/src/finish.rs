@@ -1,35 +1,16 @@
-//! Results of attempts on their way to the writer: those that wait there at once are one command, and
-//! what follows in a build is asked once for all of them. There is no timer: a result that is alone is
-//! written alone.
+//! Results of attempts, as many as wait at once: each is recorded if it is the current attempt's, and what
+//! follows in a build is asked once for all of them.
 
 use std::collections::BTreeMap;
 
+use futures::future::BoxFuture;
 use slipway_core::build::StageState;
 use slipway_core::time::Timestamp;
-use tokio::sync::{mpsc, oneshot};
 
 use crate::error::StoreError;
-use crate::results::{Acceptance, AttemptResult, BuildChange, Ended, Finished, settle};
+use crate::results::{Acceptance, AttemptResult, Ended, Finished, settle_all};
 use crate::sql::{args, sql};
-use crate::writer::{Tx, Writer, in_background};
-
-/// Results that wait; beyond it callers wait.
-const QUEUE: usize = 1_024;
-/// Results of one command.
-const GROUP: usize = 64;
-
-type Answer = Result<Finished, StoreError>;
-
-struct Waiting {
-    result: AttemptResult,
-    answer: oneshot::Sender<Answer>,
-}
-
-/// The door for results. Cheap to clone.
-#[derive(Clone)]
-pub(crate) struct Finisher {
-    queue: mpsc::Sender<Waiting>,
-}
+use crate::writer::Tx;
 
 #[derive(sqlx::FromRow)]
 struct Known {
@@ -45,82 +26,34 @@ struct Accepted {
     known_as: StageState,
 }
 
-impl Finisher {
-    pub(crate) fn start(writer: Writer) -> Self {
-        let (queue, waiting) = mpsc::channel(QUEUE);
-        in_background(serve(writer, waiting));
-        Self { queue }
-    }
-
-    pub(crate) async fn finish(&self, result: AttemptResult) -> Answer {
-        let gone = || StoreError::Unavailable("the writer has stopped".to_owned());
-        let (answer, done) = oneshot::channel();
-        let waiting = Waiting { result, answer };
-        self.queue.send(waiting).await.map_err(|_| gone())?;
-        done.await.map_err(|_| gone())?
-    }
+/// What the statement for many answers of one of them.
+#[derive(sqlx::FromRow)]
+struct EndedStage {
+    stage_id: String,
+    build_id: String,
+    state: String,
 }
 
-async fn serve(writer: Writer, mut waiting: mpsc::Receiver<Waiting>) {
-    let mut group: Vec<Waiting> = Vec::with_capacity(GROUP);
-    while waiting.recv_many(&mut group, GROUP).await > 0 {
-        let results = group.iter().map(|w| w.result.clone()).collect();
-        let written = write(&writer, results).await;
-        match written {
-            Ok(all) => {
-                for (waiting, finished) in group.drain(..).zip(all) {
-                    waiting.answer(Ok(finished));
-                }
-            }
-            Err(StoreError::NotLeader) => {
-                for waiting in group.drain(..) {
-                    waiting.answer(Err(StoreError::NotLeader));
-                }
-            }
-            Err(StoreError::Unavailable(why)) => {
-                for waiting in group.drain(..) {
-                    waiting.answer(Err(StoreError::Unavailable(why.clone())));
-                }
-            }
-            // One of them is at fault: the others must not fail with it.
-            Err(_) => {
-                for waiting in group.drain(..) {
-                    let alone = write(&writer, vec![waiting.result.clone()]).await;
-                    let missing = || StoreError::Corrupt("a result without an answer".to_owned());
-                    waiting.answer(alone.and_then(|mut all| all.pop().ok_or_else(missing)));
-                }
-            }
-        }
-    }
-}
-
-impl Waiting {
-    fn answer(self, outcome: Answer) {
-        // The caller may have gone; the write stands all the same.
-        let _gone = self.answer.send(outcome);
-    }
-}
-
-async fn write(writer: &Writer, results: Vec<AttemptResult>) -> Result<Vec<Finished>, StoreError> {
-    let write = writer.submit(true, move |tx| Box::pin(finish_all(tx, results)));
-    write.await
+/// Records results that waited at once.
+pub(crate) fn together(
+    tx: &mut Tx,
+    results: Vec<AttemptResult>,
+) -> BoxFuture<'_, Result<Vec<Finished>, StoreError>> {
+    Box::pin(finish_all(tx, results))
 }
 
 async fn finish_all(tx: &mut Tx, results: Vec<AttemptResult>) -> Result<Vec<Finished>, StoreError> {
     let mut recorded = Vec::with_capacity(results.len());
     let mut builds: BTreeMap<String, Timestamp> = BTreeMap::new();
+    let mut at_once = accept_at_once(tx, &results).await?;
     for result in &results {
-        let outcome = record(tx, result).await?;
+        let outcome = record(tx, result, at_once.remove(result.stage_id.as_str())).await?;
         if let Ok(accepted) = &outcome {
             builds.insert(accepted.build.clone(), result.now);
         }
         recorded.push(outcome);
     }
-    let mut changes: BTreeMap<String, BuildChange> = BTreeMap::new();
-    for (build, now) in builds {
-        let change = settle(tx, &build, now).await?;
-        changes.insert(build, change);
-    }
+    let changes = settle_all(tx, &builds).await?;
     let finished = results.iter().zip(recorded).map(|(result, outcome)| {
         let accepted = match outcome {
             Ok(accepted) => accepted,
@@ -145,20 +78,20 @@ async fn finish_all(tx: &mut Tx, results: Vec<AttemptResult>) -> Result<Vec<Fini
     Ok(finished.collect())
 }
 
-/// Writes one result, once, if it is the current attempt's; why not otherwise.
+/// Writes one result, once, if it is the current attempt's; why not otherwise. `ended`: it was written
+/// already, with others.
 async fn record(
     tx: &mut Tx,
     r: &AttemptResult,
+    mut ended: Option<Ended>,
 ) -> Result<Result<Accepted, Acceptance>, StoreError> {
-    let mut again = None;
-    if r.try_again && r.state == StageState::Failed {
-        again = try_again(tx, r).await?;
+    if ended.is_none() && may_go_back(r) {
+        ended = try_again(tx, r).await?;
     }
-    let ended = match again {
-        Some(ended) => Some(ended),
+    if ended.is_none() {
         // Also where it was cancelled meanwhile.
-        None => accept(tx, r).await?,
-    };
+        ended = accept(tx, r).await?;
+    }
     let Some(ended) = ended else {
         return refusal(tx, r).await.map(Err);
     };
@@ -202,10 +135,68 @@ fn state_of(ended: &Ended) -> Result<StageState, StoreError> {
     state.map_err(|e| StoreError::Corrupt(format!("state: {e}")))
 }
 
-/// The result, and the end of its attempt's history: in one round trip where that costs one.
+fn may_go_back(r: &AttemptResult) -> bool {
+    r.try_again && r.state == StageState::Failed
+}
+
+/// On PostgreSQL: the first result of each stage, but for those that go back, in one statement with the end
+/// of their attempts' histories; by stage, what was accepted. What was not is judged alone.
+async fn accept_at_once(
+    tx: &mut Tx,
+    results: &[AttemptResult],
+) -> Result<BTreeMap<String, Ended>, StoreError> {
+    if !matches!(tx, Tx::Postgres(_)) {
+        return Ok(BTreeMap::new());
+    }
+    let mut first: BTreeMap<&str, serde_json::Value> = BTreeMap::new();
+    for r in results {
+        let known = first.contains_key(r.stage_id.as_str());
+        if !known {
+            first.insert(r.stage_id.as_str(), row(r));
+        }
+    }
+    first.retain(|_, row| !row.is_null());
+    if first.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let all = serde_json::Value::Array(first.into_values().collect());
+    let statement = sql!("build_stages/accept_all.postgres");
+    let ended: Vec<EndedStage> = tx.rows(statement, args![all.to_string()]).await?;
+    let ended = ended.into_iter().map(|e| {
+        let (build_id, state) = (e.build_id, e.state);
+        (e.stage_id, Ended { build_id, state })
+    });
+    Ok(ended.collect())
+}
+
+/// As the statement for many reads it; null when it is not for that statement.
+fn row(r: &AttemptResult) -> serde_json::Value {
+    if may_go_back(r) {
+        return serde_json::Value::Null;
+    }
+    let kept = r.state == StageState::Succeeded;
+    serde_json::json!({
+        "stage_id": r.stage_id.as_str(),
+        "attempt": r.attempt,
+        "agent_id": r.agent_id.as_str(),
+        "state": r.state.as_str(),
+        "digest": r.digest,
+        "now": r.now.as_millis(),
+        "reason": r.reason,
+        "exit_code": r.exit_code,
+        "output_layer": r.output_layer.as_ref().filter(|_| kept),
+        "image_uri": r.image_uri.as_ref().filter(|_| kept),
+        "detail": r.detail,
+        "prepare_ms": r.spent_ms[0],
+        "execute_ms": r.spent_ms[1],
+        "collect_ms": r.spent_ms[2],
+    })
+}
+
+/// The result, and the end of its attempt's history.
 async fn accept(tx: &mut Tx, r: &AttemptResult) -> Result<Option<Ended>, StoreError> {
     let kept = r.state == StageState::Succeeded;
-    let mut args = args![
+    let args = args![
         r.state.as_str(),
         r.attempt,
         r.now,
@@ -217,17 +208,6 @@ async fn accept(tx: &mut Tx, r: &AttemptResult) -> Result<Option<Ended>, StoreEr
         r.output_layer.clone().filter(|_| kept),
         r.image_uri.clone().filter(|_| kept),
     ];
-    if matches!(tx, Tx::Postgres(_)) {
-        args.extend(args![
-            &r.detail,
-            r.spent_ms[0],
-            r.spent_ms[1],
-            r.spent_ms[2]
-        ]);
-        return tx
-            .row(sql!("build_stages/accept_and_note.postgres"), args)
-            .await;
-    }
     let ended: Option<Ended> = tx.row(sql!("build_stages/accept"), args).await?;
     if let Some(ended) = &ended {
         record_history(tx, r, state_of(ended)?).await?;

@@ -1,7 +1,8 @@
 //! The stages that wait or are held: the queue, and ownership of attempts.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use futures::future::BoxFuture;
 use slipway_core::id::{AgentId, BuildId, RepoId, StageId};
 use slipway_core::time::Timestamp;
 
@@ -74,6 +75,20 @@ pub struct Assignment {
     pub token_hash: String,
 }
 
+/// An attempt that an agent took.
+#[derive(Clone)]
+pub(crate) struct Beginning {
+    stage: String,
+    attempt: i64,
+    agent: String,
+    now: Timestamp,
+}
+
+#[derive(sqlx::FromRow)]
+struct StageKey {
+    stage_id: String,
+}
+
 #[derive(sqlx::FromRow)]
 struct Page {
     build_id: String,
@@ -137,19 +152,10 @@ impl Db {
     ) -> Result<Vec<bool>, StoreError> {
         self.write_leading(move |tx| {
             Box::pin(async move {
-                if matches!(tx, Tx::Postgres(_)) {
-                    // Another process may be draining one of them: whoever locks it first wins. In one
-                    // order, so that two of us never wait for each other. SQLite has one writer.
-                    let agents: BTreeSet<&str> =
-                        assignments.iter().map(|a| a.agent_id.as_str()).collect();
-                    let agents = serde_json::to_string(&agents)
-                        .map_err(|e| StoreError::Corrupt(format!("agents: {e}")))?;
-                    tx.execute(sql!("agents/lock_all.postgres"), args![agents])
-                        .await?;
-                }
+                let mut at_once = assign_at_once(tx, &assignments, now).await?;
                 let mut held = Vec::with_capacity(assignments.len());
                 for a in assignments {
-                    held.push(assign(tx, a, now).await?);
+                    held.push(at_once.remove(a.stage_id.as_str()) || assign(tx, a, now).await?);
                 }
                 Ok(held)
             })
@@ -168,20 +174,13 @@ impl Db {
         agent: &AgentId,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        let (stage, agent) = (stage.to_string(), agent.to_string());
-        self.write_leading(move |tx| {
-            Box::pin(async move {
-                let args = args![&stage, attempt, agent, now];
-                let good = tx.execute(sql!("build_stages/mark_running"), args).await? == 1;
-                if good {
-                    let args = args![&stage, attempt, now];
-                    tx.execute(sql!("attempts/set_started"), args).await?;
-                    tx.execute(sql!("builds/begin"), args![&stage, now]).await?;
-                }
-                Ok(good)
-            })
-        })
-        .await
+        let beginning = Beginning {
+            stage: stage.to_string(),
+            attempt,
+            agent: agent.to_string(),
+            now,
+        };
+        self.groups().beginnings.submit(beginning).await
     }
 
     /// Takes back an assignment that the agent never answered or declined; the next one gets the next
@@ -265,6 +264,91 @@ impl Db {
             .map(|r| (r.stage_name, r.duration))
             .collect())
     }
+}
+
+/// On PostgreSQL: all that are in no concurrency group, in one statement; which of them it could give. The
+/// others are tried one after the other, because each counts in its group.
+async fn assign_at_once(
+    tx: &mut Tx,
+    assignments: &[Assignment],
+    now: Timestamp,
+) -> Result<BTreeSet<String>, StoreError> {
+    if !matches!(tx, Tx::Postgres(_)) {
+        return Ok(BTreeSet::new());
+    }
+    // Another process may be draining one of them: whoever locks it first wins. In one order, so that two
+    // of us never wait for each other. SQLite has one writer.
+    let agents: BTreeSet<&str> = assignments.iter().map(|a| a.agent_id.as_str()).collect();
+    let agents = serde_json::json!(agents).to_string();
+    tx.execute(sql!("agents/lock_all.postgres"), args![agents])
+        .await?;
+    // A plan gives no stage twice; where it does, the first counts.
+    let mut first: BTreeMap<&str, serde_json::Value> = BTreeMap::new();
+    for a in assignments {
+        first.entry(a.stage_id.as_str()).or_insert_with(|| {
+            serde_json::json!({
+                "stage_id": a.stage_id.as_str(),
+                "attempt": a.attempt,
+                "agent_id": a.agent_id.as_str(),
+                "token_hash": a.token_hash,
+            })
+        });
+    }
+    let all = serde_json::Value::Array(first.into_values().collect());
+    let args = args![all.to_string(), now];
+    let given: Vec<StageKey> = tx
+        .rows(sql!("build_stages/assign_all.postgres"), args)
+        .await?;
+    Ok(given.into_iter().map(|row| row.stage_id).collect())
+}
+
+/// Marks attempts that were taken at once as running; whether each may.
+pub(crate) fn begin_together(
+    tx: &mut Tx,
+    taken: Vec<Beginning>,
+) -> BoxFuture<'_, Result<Vec<bool>, StoreError>> {
+    Box::pin(async move {
+        let mut at_once = begin_at_once(tx, &taken).await?;
+        let mut good = Vec::with_capacity(taken.len());
+        for one in taken {
+            good.push(at_once.remove(&one.stage) || begin(tx, &one).await?);
+        }
+        Ok(good)
+    })
+}
+
+/// On PostgreSQL: the first of each stage, in one statement; which of them it could mark.
+async fn begin_at_once(tx: &mut Tx, taken: &[Beginning]) -> Result<BTreeSet<String>, StoreError> {
+    if !matches!(tx, Tx::Postgres(_)) {
+        return Ok(BTreeSet::new());
+    }
+    let mut first: BTreeMap<&str, serde_json::Value> = BTreeMap::new();
+    for one in taken {
+        first.entry(&one.stage).or_insert_with(|| {
+            serde_json::json!({
+                "stage_id": one.stage,
+                "attempt": one.attempt,
+                "agent_id": one.agent,
+                "now": one.now.as_millis(),
+            })
+        });
+    }
+    let all = serde_json::Value::Array(first.into_values().collect());
+    let statement = sql!("build_stages/begin_all.postgres");
+    let begun: Vec<StageKey> = tx.rows(statement, args![all.to_string()]).await?;
+    Ok(begun.into_iter().map(|row| row.stage_id).collect())
+}
+
+async fn begin(tx: &mut Tx, one: &Beginning) -> Result<bool, StoreError> {
+    let args = args![&one.stage, one.attempt, &one.agent, one.now];
+    let good = tx.execute(sql!("build_stages/mark_running"), args).await? == 1;
+    if good {
+        let args = args![&one.stage, one.attempt, one.now];
+        tx.execute(sql!("attempts/set_started"), args).await?;
+        tx.execute(sql!("builds/begin"), args![&one.stage, one.now])
+            .await?;
+    }
+    Ok(good)
 }
 
 /// Gives one stage to its agent, and begins its attempt's history; whether it could.

@@ -110,8 +110,9 @@ pub(crate) struct Ended {
     pub(crate) state: String,
 }
 
-#[derive(sqlx::FromRow)]
+#[derive(Clone, sqlx::FromRow)]
 struct Graph {
+    build_id: String,
     stage_id: String,
     stage_name: String,
     state: String,
@@ -125,13 +126,19 @@ struct Status {
     status: String,
 }
 
+#[derive(sqlx::FromRow)]
+struct BuildStatusRow {
+    build_id: String,
+    status: String,
+}
+
 impl Db {
     /// Records a result, once, if it is the current attempt's; promotes its outputs; moves the build.
     ///
     /// # Errors
     /// When it cannot be made durable: the agent keeps the result and sends it again.
     pub async fn finish_attempt(&self, result: AttemptResult) -> Result<Finished, StoreError> {
-        self.finisher().finish(result).await
+        self.groups().results.submit(result).await
     }
 
     /// Puts stages of an ended build back to waiting and moves the build on.
@@ -234,9 +241,76 @@ pub(crate) async fn settle(
     build: &str,
     now: Timestamp,
 ) -> Result<BuildChange, StoreError> {
-    // Two stages of one build may end at once on PostgreSQL: the build's row puts them in order.
-    let before: Option<Status> = tx.row(sql!("builds/lock"), args![build]).await?;
-    let graph: Vec<Graph> = tx.rows(sql!("build_stages/graph"), args![build]).await?;
+    let one = BTreeMap::from([(build.to_owned(), now)]);
+    let settled = settle_all(tx, &one).await?.remove(build);
+    settled.ok_or_else(|| StoreError::Corrupt(format!("build `{build}` was not settled")))
+}
+
+/// The same for many builds at once, each with when it moved.
+pub(crate) async fn settle_all(
+    tx: &mut Tx,
+    builds: &BTreeMap<String, Timestamp>,
+) -> Result<BTreeMap<String, BuildChange>, StoreError> {
+    let known = lock_and_read(tx, builds).await?;
+    let mut changes = BTreeMap::new();
+    let (mut ready, mut latest) = (Vec::new(), Timestamp::default());
+    for (build, now) in builds {
+        let (before, graph) = known.get(build).cloned().unwrap_or_default();
+        let change = follow(tx, build, *now, &graph).await?;
+        if before.is_some_and(|before| before != change.status.as_str()) {
+            let status = change.status;
+            let args = args![build, status.as_str(), *now, status.is_final()];
+            tx.execute(sql!("builds/set_status"), args).await?;
+        }
+        ready.extend(change.ready.iter().cloned());
+        latest = latest.max(*now);
+        changes.insert(build.clone(), change);
+    }
+    set_ready(tx, &ready, latest).await?;
+    Ok(changes)
+}
+
+/// Of each build: its status before, and its stages. Two stages of one build may end at once on PostgreSQL:
+/// the build's row puts them in order.
+async fn lock_and_read(
+    tx: &mut Tx,
+    builds: &BTreeMap<String, Timestamp>,
+) -> Result<BTreeMap<String, (Option<String>, Vec<Graph>)>, StoreError> {
+    let mut known: BTreeMap<String, (Option<String>, Vec<Graph>)> = BTreeMap::new();
+    if matches!(tx, Tx::Postgres(_)) {
+        let ids = array(builds.keys())?;
+        let locked: Vec<BuildStatusRow> = tx
+            .rows(sql!("builds/lock_all.postgres"), args![&ids])
+            .await?;
+        for row in locked {
+            known.entry(row.build_id).or_default().0 = Some(row.status);
+        }
+        let statement = sql!("build_stages/graph_all.postgres");
+        let graph: Vec<Graph> = tx.rows(statement, args![ids]).await?;
+        for stage in graph {
+            known
+                .entry(stage.build_id.clone())
+                .or_default()
+                .1
+                .push(stage);
+        }
+        return Ok(known);
+    }
+    for build in builds.keys() {
+        let before: Option<Status> = tx.row(sql!("builds/lock"), args![build]).await?;
+        let graph: Vec<Graph> = tx.rows(sql!("build_stages/graph"), args![build]).await?;
+        known.insert(build.clone(), (before.map(|b| b.status), graph));
+    }
+    Ok(known)
+}
+
+/// What core says of one build's stages; what is skipped is written here, what is ready by the caller.
+async fn follow(
+    tx: &mut Tx,
+    build: &str,
+    now: Timestamp,
+    graph: &[Graph],
+) -> Result<BuildChange, StoreError> {
     let ids: BTreeMap<&str, &str> = graph
         .iter()
         .map(|g| (g.stage_name.as_str(), g.stage_id.as_str()))
@@ -249,26 +323,41 @@ pub(crate) async fn settle(
             continue;
         };
         match transition {
-            Transition::Ready => {
-                tx.execute(sql!("build_stages/set_ready"), args![*id, now])
-                    .await?;
-                ready.push((*id).to_owned());
-            }
+            Transition::Ready => ready.push((*id).to_owned()),
             Transition::Skipped(reason) => {
                 tx.execute(sql!("build_stages/set_skipped"), args![*id, now, reason])
                     .await?;
             }
         }
     }
-    if before.is_some_and(|before| before.status != status.as_str()) {
-        let args = args![build, status.as_str(), now, status.is_final()];
-        tx.execute(sql!("builds/set_status"), args).await?;
-    }
     Ok(BuildChange {
         build_id: build.to_owned(),
         status,
         ready,
     })
+}
+
+async fn set_ready(tx: &mut Tx, stages: &[String], now: Timestamp) -> Result<(), StoreError> {
+    if stages.is_empty() {
+        return Ok(());
+    }
+    if matches!(tx, Tx::Postgres(_)) {
+        let args = args![array(stages.iter())?, now];
+        tx.execute(sql!("build_stages/set_ready_all.postgres"), args)
+            .await?;
+        return Ok(());
+    }
+    for stage in stages {
+        tx.execute(sql!("build_stages/set_ready"), args![stage, now])
+            .await?;
+    }
+    Ok(())
+}
+
+/// Ids as the statements for many read them.
+pub(crate) fn array<'a>(ids: impl Iterator<Item = &'a String>) -> Result<String, StoreError> {
+    let ids: Vec<&String> = ids.collect();
+    serde_json::to_string(&ids).map_err(|e| StoreError::Corrupt(format!("ids: {e}")))
 }
 
 fn view(g: &Graph) -> Result<StageView, StoreError> {

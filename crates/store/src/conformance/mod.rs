@@ -9,6 +9,7 @@ pub mod queue;
 pub mod results;
 pub mod rollouts;
 mod sample;
+pub mod together;
 
 use sqlx::{AssertSqlSafe, Executor as _, SqlSafeStr as _};
 
