@@ -74,6 +74,18 @@ pub async fn results_that_arrive_together_are_judged_one_by_one(db: Db) {
             accepted(StageState::Succeeded),
         ]
     );
+    they_left_their_marks(&db).await;
+    let statuses: BTreeMap<_, _> = heard
+        .iter()
+        .filter_map(|one| one.change.as_ref())
+        .map(|change| (change.build_id.clone(), change.status))
+        .collect();
+    assert_eq!(statuses[build_id(2).as_str()], BuildStatus::Passed);
+    assert_eq!(statuses[build_id(1).as_str()], BuildStatus::Building);
+}
+
+/// What is stored of those results.
+async fn they_left_their_marks(db: &Db) {
     let states = [
         "succeeded",
         "succeeded",
@@ -84,7 +96,7 @@ pub async fn results_that_arrive_together_are_judged_one_by_one(db: Db) {
         "ready",
     ];
     for (n, state) in (1..).zip(states) {
-        assert_eq!(state_of(&db, &stage_id(1, n)).await, state, "stage {n}");
+        assert_eq!(state_of(db, &stage_id(1, n)).await, state, "stage {n}");
     }
     let row = db.stage(&stage_id(1, 1)).await.expect("readable");
     assert_eq!(
@@ -92,17 +104,10 @@ pub async fn results_that_arrive_together_are_judged_one_by_one(db: Db) {
         Some("layer"),
         "what it left is kept"
     );
-    let history = only(&db, 1).await;
+    let history = only(db, 1).await;
     assert_eq!(history.outcome.as_deref(), Some("succeeded"));
     assert_eq!(history.detail.as_deref(), Some("it's \"done\"\n\\"));
-    assert_eq!(only(&db, 3).await.outcome, None, "it goes on");
-    let statuses: BTreeMap<_, _> = heard
-        .iter()
-        .filter_map(|one| one.change.as_ref())
-        .map(|change| (change.build_id.clone(), change.status))
-        .collect();
-    assert_eq!(statuses[build_id(2).as_str()], BuildStatus::Passed);
-    assert_eq!(statuses[build_id(1).as_str()], BuildStatus::Building);
+    assert_eq!(only(db, 3).await.outcome, None, "it goes on");
 }
 
 /// Attempts that begin together: each only if it is the current one, and its holder's.
