@@ -11,6 +11,7 @@ mod fleet_docker;
 mod flood;
 mod full;
 mod ha;
+mod history;
 mod intake;
 mod live;
 mod mixed;

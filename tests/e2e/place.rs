@@ -54,6 +54,11 @@ impl Place {
         let data = files.join("dispatcher");
         std::fs::create_dir_all(&data).expect("a folder");
         let database = Settings::Sqlite(data.join("slipway.db"));
+        Self::over(files, database).await
+    }
+
+    /// Over what is in this folder and this database already.
+    pub(crate) async fn over(files: &Path, database: Settings) -> Self {
         Self::create(files.to_owned(), database, None, None).await
     }
 

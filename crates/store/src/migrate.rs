@@ -7,8 +7,8 @@ use sqlx::postgres::PgPoolOptions;
 use crate::db::Db;
 use crate::error::StoreError;
 
-static SQLITE: Migrator = sqlx::migrate!("../../migrations/sqlite");
-static POSTGRES: Migrator = sqlx::migrate!("../../migrations/postgres");
+pub(crate) static SQLITE: Migrator = sqlx::migrate!("../../migrations/sqlite");
+pub(crate) static POSTGRES: Migrator = sqlx::migrate!("../../migrations/postgres");
 
 impl Db {
     /// Applies what is missing. Safe to call from several processes at once (PostgreSQL locks).

@@ -4,6 +4,7 @@ pub mod access;
 pub mod audit;
 pub mod fleet;
 pub mod inbox;
+pub mod left;
 pub mod locks;
 pub mod queue;
 pub mod results;
