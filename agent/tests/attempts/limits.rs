@@ -93,7 +93,7 @@ async fn a_service_that_cannot_start_fails_the_stage_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_stage_that_needs_more_memory_than_its_limit_is_out_of_memory_and_told_the_limit() {
+async fn hostile_h091_a_stage_that_needs_more_memory_than_its_limit_is_told_the_limit() {
     if !docker() {
         return;
     }
