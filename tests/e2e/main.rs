@@ -11,6 +11,7 @@ mod flood;
 mod ha;
 mod intake;
 mod live;
+mod memo;
 mod mixed;
 mod nemesis;
 mod place;

@@ -166,6 +166,9 @@ async fn record(
     if matches!(state, StageState::Succeeded | StageState::Failed) {
         promote(tx, r, &ended.build_id, state).await?;
     }
+    if state == StageState::Succeeded && ended.stage_key.is_some() {
+        crate::memo::record(tx, r).await?;
+    }
     let mut known_as = state;
     if state == StageState::Cancelled {
         let args = args![r.stage_id.as_str()];

@@ -5,6 +5,7 @@ pub mod audit;
 pub mod fleet;
 pub mod inbox;
 pub mod locks;
+pub mod memo;
 pub mod queue;
 pub mod results;
 pub mod rollouts;

@@ -98,13 +98,27 @@ pub async fn show(
     }
     let mut logs = Vec::new();
     for stage in stages {
-        let Some(log) = open(&app, &id, &stage).await? else {
+        let Some((log, banner)) = open(&app, &id, &stage).await? else {
             continue;
         };
+        logs.extend(banner.map(|text| {
+            let at = stage.started_at.unwrap_or(0);
+            let line = LogLine {
+                timestamp: shown(at),
+                level: "info".to_owned(),
+                message: text,
+                stage: stage.stage_name.clone(),
+                stream: "slipway".to_owned(),
+                line: 0,
+            };
+            (at, line)
+        }));
         let lines = log.last_lines(count).await.map_err(unreadable)?;
+        // What is replayed stands where the stage was recalled, not where it was executed.
+        let replayed = stage.recalled.as_ref().and(stage.started_at);
         logs.extend(lines.into_iter().map(|line| {
             (
-                line.at_ms,
+                replayed.unwrap_or(line.at_ms),
                 LogLine {
                     timestamp: shown(line.at_ms),
                     level: level_of(&line.text).to_owned(),
@@ -136,16 +150,45 @@ async fn open(
     app: &App,
     build: &BuildId,
     stage: &StageRow,
-) -> Result<Option<Arc<AttemptLog>>, Problem> {
+) -> Result<Option<(Arc<AttemptLog>, Option<String>)>, Problem> {
+    if let Some(origin) = Origin::of(stage) {
+        let log = app
+            .logs
+            .of(&origin.build_id, &origin.stage_id, origin.attempt);
+        let log = log.await.map_err(unreadable)?;
+        return Ok(Some((log, Some(origin.banner()))));
+    }
     let Ok(id) = stage.stage_id.parse::<StageId>() else {
         return Ok(None);
     };
     match u32::try_from(stage.attempt) {
         Ok(attempt) if attempt > 0 => {
             let log = app.logs.of(build, &id, attempt).await;
-            log.map(Some).map_err(unreadable)
+            log.map(|log| Some((log, None))).map_err(unreadable)
         }
         _ => Ok(None),
+    }
+}
+
+/// The attempt that a recalled stage's output is replayed from.
+#[derive(Deserialize)]
+struct Origin {
+    build_id: BuildId,
+    stage_id: StageId,
+    attempt: u32,
+    agent_id: String,
+}
+
+impl Origin {
+    fn of(stage: &StageRow) -> Option<Self> {
+        serde_json::from_str(stage.recalled.as_ref()?).ok()
+    }
+
+    fn banner(&self) -> String {
+        format!(
+            "[slipway] recalled, not executed: this is the output of build {}, attempt {} by agent {}",
+            self.build_id, self.attempt, self.agent_id
+        )
     }
 }
 
@@ -154,8 +197,9 @@ async fn raw(app: &App, build: &BuildId, stages: Vec<StageRow>) -> Result<Respon
     for stage in stages {
         logs.extend(open(app, build, &stage).await?);
     }
-    let bytes = futures::stream::iter(logs).flat_map(|log| {
-        futures::stream::unfold((log, 0_u64), |(log, at)| async move {
+    let bytes = futures::stream::iter(logs).flat_map(|(log, banner)| {
+        let banner = banner.map(|text| Ok::<_, Infallible>(format!("{text}\n").into_bytes()));
+        let log = futures::stream::unfold((log, 0_u64), |(log, at)| async move {
             match log.read(at).await {
                 Ok(bytes) if bytes.is_empty() => None,
                 Ok(bytes) => {
@@ -164,7 +208,8 @@ async fn raw(app: &App, build: &BuildId, stages: Vec<StageRow>) -> Result<Respon
                 }
                 Err(_) => None,
             }
-        })
+        });
+        futures::stream::iter(banner).chain(log)
     });
     // An attachment: text from a stage is never shown as a page of ours.
     let headers = [
@@ -192,6 +237,8 @@ struct Follower {
     /// Stages that were shown to their end.
     done: Vec<(i64, i64)>,
     at: Option<(i64, i64, u64)>,
+    /// Recalled stages whose origin was told.
+    announced: Vec<i64>,
     /// Whether a place that a reader came back with was looked at.
     resumed: bool,
     queue: std::collections::VecDeque<Event>,
@@ -212,6 +259,7 @@ fn follow(
         stage,
         done: Vec::new(),
         at: from,
+        announced: Vec::new(),
         resumed: from.is_none(),
         queue: std::collections::VecDeque::new(),
         ended: false,
@@ -252,7 +300,7 @@ impl Follower {
         if let Some(name) = &self.stage {
             stages.retain(|s| &s.stage_name == name);
         }
-        stages.retain(|s| s.attempt > 0);
+        stages.retain(|s| s.attempt > 0 || s.recalled.is_some());
         self.skip_what_was_seen(&stages);
         let next = stages
             .into_iter()
@@ -273,10 +321,18 @@ impl Follower {
             Some((idx, attempt, offset)) if (idx, attempt) == place => offset,
             _ => 0,
         };
-        let Some(log) = open(&self.app, &self.build, &stage).await? else {
+        let Some((log, banner)) = open(&self.app, &self.build, &stage).await? else {
             wait(changes).await;
             return Ok(());
         };
+        if let Some(banner) = banner.filter(|_| offset == 0 && !self.announced.contains(&stage.idx))
+        {
+            self.announced.push(stage.idx);
+            let text = format!("{banner}\n");
+            let data = serde_json::json!({"stage": stage.stage_name, "offset": 0, "text": text});
+            let event = Event::default().event("output").data(data.to_string());
+            self.queue.push_back(event);
+        }
         let mut watch = log.watch();
         let progress = *watch.borrow_and_update();
         let bytes = log.read(offset).await.map_err(unreadable)?;

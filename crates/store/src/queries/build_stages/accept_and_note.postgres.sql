@@ -9,11 +9,11 @@ WITH accepted AS (
            started_at = COALESCE(started_at, assigned_ms, $3)
      WHERE stage_id = $4 AND attempt = $2 AND agent_id = $5
        AND state IN ('assigned', 'running', 'unknown')
-    RETURNING build_id, state),
+    RETURNING build_id, state, CASE WHEN failures = 0 THEN stage_key END AS stage_key),
 noted AS (
     UPDATE attempts
        SET ended_ms = $3, outcome = accepted.state, reason = $7, detail = $11, exit_code = $8,
            prepare_ms = $12, execute_ms = $13, collect_ms = $14
       FROM accepted
      WHERE attempts.stage_id = $4 AND attempts.attempt = $2)
-SELECT build_id, state FROM accepted
+SELECT build_id, state, stage_key FROM accepted
