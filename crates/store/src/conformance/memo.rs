@@ -172,7 +172,10 @@ pub async fn memo_conflict_quarantine(db: Db) {
     }
     let note = |n| {
         let db = db.clone();
-        async move { db.stage(&stage_id(n, 1)).await.unwrap().unwrap().memo_note }
+        async move {
+            let stage = db.stage(&stage_id(n, 1)).await.expect("readable");
+            stage.expect("there").memo_note
+        }
     };
     let told = note(2).await;
     assert!(

@@ -101,18 +101,7 @@ pub async fn show(
         let Some((log, banner)) = open(&app, &id, &stage).await? else {
             continue;
         };
-        logs.extend(banner.map(|text| {
-            let at = stage.started_at.unwrap_or(0);
-            let line = LogLine {
-                timestamp: shown(at),
-                level: "info".to_owned(),
-                message: text,
-                stage: stage.stage_name.clone(),
-                stream: "slipway".to_owned(),
-                line: 0,
-            };
-            (at, line)
-        }));
+        logs.extend(banner.map(|text| origin_line(&stage, text)));
         let lines = log.last_lines(count).await.map_err(unreadable)?;
         // What is replayed stands where the stage was recalled, not where it was executed.
         let replayed = stage.recalled.as_ref().and(stage.started_at);
@@ -138,6 +127,20 @@ pub async fn show(
     let skip = logs.len().saturating_sub(count);
     let logs = logs.into_iter().skip(skip).map(|(_, line)| line).collect();
     Ok(axum::Json(LogLines { logs }).into_response())
+}
+
+/// Says where a recalled stage's output comes from, before it.
+fn origin_line(stage: &StageRow, message: String) -> (i64, LogLine) {
+    let at = stage.started_at.unwrap_or(0);
+    let line = LogLine {
+        timestamp: shown(at),
+        level: "info".to_owned(),
+        message,
+        stage: stage.stage_name.clone(),
+        stream: "slipway".to_owned(),
+        line: 0,
+    };
+    (at, line)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "map_err's shape")]
@@ -291,6 +294,18 @@ impl Follower {
         }
     }
 
+    /// Says once where a recalled stage's output comes from.
+    fn announce(&mut self, stage: &StageRow, banner: Option<String>) {
+        let Some(banner) = banner.filter(|_| !self.announced.contains(&stage.idx)) else {
+            return;
+        };
+        self.announced.push(stage.idx);
+        let text = format!("{banner}\n");
+        let data = serde_json::json!({"stage": stage.stage_name, "offset": 0, "text": text});
+        let event = Event::default().event("output").data(data.to_string());
+        self.queue.push_back(event);
+    }
+
     /// Reads on; queues at least one event, or marks the end, or waits.
     async fn advance(&mut self) -> Result<(), Problem> {
         let changes = &mut self.app.changes.subscribe();
@@ -325,13 +340,8 @@ impl Follower {
             wait(changes).await;
             return Ok(());
         };
-        if let Some(banner) = banner.filter(|_| offset == 0 && !self.announced.contains(&stage.idx))
-        {
-            self.announced.push(stage.idx);
-            let text = format!("{banner}\n");
-            let data = serde_json::json!({"stage": stage.stage_name, "offset": 0, "text": text});
-            let event = Event::default().event("output").data(data.to_string());
-            self.queue.push_back(event);
+        if offset == 0 {
+            self.announce(&stage, banner);
         }
         let mut watch = log.watch();
         let progress = *watch.borrow_and_update();
