@@ -55,8 +55,10 @@ impl Whole {
     }
 }
 
+type Change = fn(&mut Whole);
+
 /// Every change that must be seen, and the field that must say so.
-fn changes() -> Vec<(Field, fn(&mut Whole))> {
+fn changes() -> Vec<(Field, Change)> {
     vec![
         (Field::Platform, |w| {
             w.labels.insert("gpu".to_owned(), "1".to_owned());
