@@ -27,6 +27,8 @@ struct State {
     daemons: BTreeMap<AgentId, v1::CacheDaemon>,
     layers: BTreeMap<Digest, BTreeMap<AgentId, Digest>>,
     by_agent: BTreeMap<AgentId, BTreeSet<Digest>>,
+    /// What agents left in a daemon that answers nobody, while their streams last.
+    alone: BTreeMap<AgentId, BTreeSet<Digest>>,
 }
 
 /// The tracker. Cheap to clone; clones share.
@@ -64,9 +66,20 @@ impl Tracker {
     /// A result says that the agent's daemon has this pack.
     pub fn made(&self, agent: &AgentId, result: &v1::Result) {
         let layer = result.output_layer.as_deref().unwrap_or_default();
-        if let (Ok(layer), Ok(pack)) = (layer.parse(), result.output_pack.parse()) {
-            self.with(|state| state.add(agent, layer, pack));
+        match (layer.parse(), result.output_pack.parse()) {
+            (Ok(layer), Ok(pack)) => self.with(|state| state.add(agent, layer, pack)),
+            (Ok(layer), Err(_)) => self.with(|state| state.add_alone(agent, layer)),
+            (Err(_), _) => {}
         }
+    }
+
+    /// Whether a connected agent is known to have this layer in its daemon.
+    #[must_use]
+    pub fn is_held(&self, layer: &Digest) -> bool {
+        self.with(|state| {
+            let alone = || state.alone.values().any(|held| held.contains(layer));
+            state.layers.contains_key(layer) || alone()
+        })
     }
 
     /// The agent's stream ended.
@@ -140,6 +153,16 @@ impl State {
         }
     }
 
+    fn add_alone(&mut self, agent: &AgentId, layer: Digest) {
+        if self.daemons.contains_key(agent) {
+            return;
+        }
+        let held = self.alone.entry(agent.clone()).or_default();
+        if held.len() < PER_AGENT {
+            held.insert(layer);
+        }
+    }
+
     fn lose(&mut self, agent: &AgentId, layer: &Digest) {
         if let Some(own) = self.by_agent.get_mut(agent) {
             own.remove(layer);
@@ -154,6 +177,7 @@ impl State {
 
     fn forget(&mut self, agent: &AgentId) {
         self.daemons.remove(agent);
+        self.alone.remove(agent);
         for layer in self.by_agent.remove(agent).unwrap_or_default() {
             self.lose(agent, &layer);
         }
@@ -256,6 +280,26 @@ mod tests {
         assert_eq!(asked(&tracker, 2, b"x"), ["daemon0"]);
         let of = Digest::of(b"x");
         assert!(tracker.with(|state| state.source(&agent(1), &of).is_none()));
+    }
+
+    #[test]
+    fn a_layer_in_a_daemon_that_answers_nobody_is_held_while_its_agent_is_there() {
+        let tracker = Tracker::default();
+        let layer = Digest::of(b"x");
+        let made = v1::Result {
+            output_layer: Some(layer.to_string()),
+            ..v1::Result::default()
+        };
+        assert!(!tracker.is_held(&layer));
+        tracker.made(&agent(0), &made);
+        assert!(tracker.is_held(&layer));
+        assert!(asked(&tracker, 1, b"x").is_empty(), "nobody is sent there");
+        tracker.gone(&agent(0));
+        assert!(!tracker.is_held(&layer));
+        tracker.heard(&agent(1), holds(1, &[b"x"]));
+        assert!(tracker.is_held(&layer));
+        tracker.gone(&agent(1));
+        assert!(!tracker.is_held(&layer));
     }
 
     #[test]

@@ -13,7 +13,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 const PIPELINE: &str = "version: 1\non:\n  push:\ndefaults:\n  image: slipway-busybox:1\nstages:\n  make:\n    labels: {host: a}\n    commands:\n      - head -c 3000000 /dev/urandom > large\n      - mkdir deep && echo made-on-a > deep/out\n      - sha256sum large > sum\n  use:\n    needs: [make]\n    labels: {host: b}\n    commands:\n      - test \"$(cat deep/out)\" = made-on-a\n      - sha256sum -c sum\n";
 
 /// A daemon that joins with a token of its own role, and an agent of this label beside it.
-async fn host(place: &mut Place, name: &str) -> LocalCache {
+pub(crate) async fn host(place: &mut Place, name: &str) -> LocalCache {
     let socket: PathBuf = place.start_cache_of(name).await;
     let cache = LocalCache::new(&socket).expect("a path");
     let meets = eventually("the daemon answers others", LIMIT, || async {

@@ -14,6 +14,7 @@ mod ha;
 mod history;
 mod intake;
 mod live;
+mod memo;
 mod mixed;
 mod nemesis;
 mod place;

@@ -152,8 +152,7 @@ impl Cluster {
                 author: "Ada".to_owned(),
                 time_s: 1_700_000_000 + i64::from(number),
                 pipelines: vec![("default".to_owned(), pipeline.to_owned())],
-                files: std::collections::BTreeMap::new(),
-                changed: None,
+                ..Commit::default()
             },
         );
         sha

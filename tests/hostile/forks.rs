@@ -47,7 +47,7 @@ deploy:
     production: {strategy: blue-green}
 "#;
 
-async fn requested(cluster: &Cluster, hook: &Hook, sha: &str, from: u64) -> Value {
+pub(crate) async fn requested(cluster: &Cluster, hook: &Hook, sha: &str, from: u64) -> Value {
     let body = json!({
         "action": "opened", "number": 7, "repository": {"id": 1, "full_name": "demo/shop"},
         // What a payload says about rights is nobody's word.

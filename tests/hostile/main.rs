@@ -6,6 +6,7 @@ mod addresses;
 mod agents;
 mod forks;
 mod frames;
+mod memo;
 mod names;
 mod operators;
 mod peers;

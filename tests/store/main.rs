@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use slipway_store::conformance::{
-    self, access, audit, fleet, inbox, locks, queue, results, rollouts, together,
+    self, access, audit, fleet, inbox, locks, memo, queue, results, rollouts, together,
 };
 use slipway_store::{Db, Settings};
 use slipway_tests::Postgres;
@@ -67,6 +67,11 @@ suites! {
     inbox::concurrent_repeats_are_one_row,
     inbox::heads_are_remembered_and_forgotten,
     inbox::one_event_is_one_build,
+    memo::a_recalled_stage_has_its_records_outputs_and_no_attempt,
+    memo::cache_scope_server_side,
+    memo::memo_conflict_quarantine,
+    memo::only_a_plain_success_is_recorded,
+    memo::what_was_recalled_and_is_gone_is_executed_after_all,
     queue::a_concurrency_group_has_a_limit,
     queue::a_draining_agent_gets_nothing,
     queue::a_build_begins_with_its_first_stage,

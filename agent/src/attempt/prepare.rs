@@ -13,6 +13,10 @@ use crate::sandbox::profile::stage_user;
 use crate::workspace::checkout::{CheckoutError, Wanted, checkout};
 use crate::workspace::settle::{give_to, set_times};
 
+/// The time of every file of a commit, seconds since 1970: the beginning of 2000, which every archive can
+/// hold. The same files are the same workspace, whoever fetches them, when, and out of which commit.
+const SOURCE_TIME: i64 = 946_684_800;
+
 /// A workspace that is laid out.
 pub(super) struct Prepared {
     /// What a later capture is compared with; `None` = nothing is captured.
@@ -70,7 +74,11 @@ pub(super) async fn workspace(
         }
         other => other,
     };
-    let restored = restored.map_err(lost)?;
+    let restored = restored.map_err(|error| match error {
+        // The source is there now: it is what a needed stage left.
+        CacheError::Miss(_) => Ending::aborted("content_gone", error),
+        error => lost(error),
+    })?;
     if restored.fetched > 0 {
         let told = format!("{} KiB came from other agents", restored.fetched >> 10);
         let _spool_is_full = log.say(&told).await;
@@ -106,11 +114,9 @@ async fn fetched(
         allowed: &shared.allowed,
         resolver: &Resolver::system(),
     };
-    let epoch = attempt.assign.source_date_epoch;
     let root = match checkout(&dir, &wanted).await {
         Ok(()) => {
-            // The same commit is the same source workspace, whoever fetches it and when.
-            settle(dir.clone(), move |dir| set_times(dir, epoch)).await?;
+            settle(dir.clone(), |dir| set_times(dir, SOURCE_TIME)).await?;
             cache
                 .capture_tree(&dir, false)
                 .await

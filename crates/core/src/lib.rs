@@ -19,6 +19,7 @@ pub mod id;
 pub mod image;
 pub mod lease;
 pub mod mask;
+pub mod memo;
 pub mod pipeline;
 pub mod queue;
 pub mod report;

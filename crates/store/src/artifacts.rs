@@ -1,5 +1,7 @@
 //! What stages left: kept files, test and coverage reports.
 
+use std::borrow::Cow;
+
 use slipway_core::id::{ArtifactId, BuildId};
 use slipway_core::time::Timestamp;
 
@@ -9,7 +11,7 @@ use crate::sql::{args, sql};
 use crate::writer::Tx;
 
 /// A kept file, to become visible with its attempt's result.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct NewArtifact {
     /// Its id.
     pub artifact_id: ArtifactId,
@@ -44,14 +46,14 @@ pub struct ArtifactRow {
 }
 
 /// A test or coverage report of an attempt.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct NewReport {
     /// Path in the workspace.
     pub path: String,
     /// junit | coverage.
-    pub kind: &'static str,
+    pub kind: Cow<'static, str>,
     /// present | missing | invalid.
-    pub state: &'static str,
+    pub state: Cow<'static, str>,
     /// Tests: total, passed, failed, skipped, flaky.
     pub counts: [i64; 5],
     /// Tests: time.
@@ -128,8 +130,8 @@ impl NewReport {
             stage,
             &self.path,
             build,
-            self.kind,
-            self.state,
+            &*self.kind,
+            &*self.state,
             total,
             passed,
             failed,

@@ -91,6 +91,12 @@ pub struct NewStage {
     pub cache_key: String,
     /// Longest expected time from here to the build's end, milliseconds.
     pub critical_ms: u64,
+    /// What is known of its inputs, JSON; empty = nothing.
+    pub inputs: String,
+    /// Whether equal stages are looked for before it is executed.
+    pub ask: bool,
+    /// Why not.
+    pub memo_note: String,
     /// waiting | ready | skipped.
     pub state: slipway_core::build::StageState,
     /// Why it is skipped.
@@ -196,6 +202,11 @@ pub struct StageRow {
     pub lost_agents: String,
     pub output_layer: Option<String>,
     pub image_uri: Option<String>,
+    pub inputs: String,
+    pub memo: String,
+    pub stage_key: Option<String>,
+    pub memo_note: String,
+    pub recalled: Option<String>,
 }
 
 /// Which builds a list shows; empty fields do not filter.

@@ -113,11 +113,18 @@ fn row(new: &NewBuild, idx: i64, stage: &NewStage) -> Result<serde_json::Value, 
         "ready_ms": ready_ms(new, stage).map(Timestamp::as_millis),
         "cache_key": stage.cache_key,
         "critical_ms": i64::try_from(stage.critical_ms).unwrap_or(i64::MAX),
+        "inputs": stage.inputs,
+        "memo": asks(stage),
+        "memo_note": stage.memo_note,
     }))
 }
 
 fn needs(stage: &NewStage) -> Result<String, StoreError> {
     serde_json::to_string(&stage.needs).map_err(|e| StoreError::Corrupt(format!("needs: {e}")))
+}
+
+fn asks(stage: &NewStage) -> &'static str {
+    if stage.ask { "ask" } else { "" }
 }
 
 fn ready_ms(new: &NewBuild, stage: &NewStage) -> Option<Timestamp> {
@@ -152,6 +159,9 @@ async fn insert_stage(
         ready_ms(new, stage),
         &stage.cache_key,
         i64::try_from(stage.critical_ms).unwrap_or(i64::MAX),
+        &stage.inputs,
+        asks(stage),
+        &stage.memo_note,
     ];
     tx.execute(sql!("build_stages/insert"), args)
         .await

@@ -32,6 +32,7 @@ struct EndedStage {
     stage_id: String,
     build_id: String,
     state: String,
+    stage_key: Option<String>,
 }
 
 /// Records results that waited at once.
@@ -99,6 +100,9 @@ async fn record(
     if matches!(state, StageState::Succeeded | StageState::Failed) {
         promote(tx, r, &ended.build_id, state).await?;
     }
+    if state == StageState::Succeeded && ended.stage_key.is_some() {
+        crate::memo::record(tx, r).await?;
+    }
     let mut known_as = state;
     if state == StageState::Cancelled {
         let args = args![r.stage_id.as_str()];
@@ -163,8 +167,12 @@ async fn accept_at_once(
     let statement = sql!("build_stages/accept_all.postgres");
     let ended: Vec<EndedStage> = tx.rows(statement, args![all.to_string()]).await?;
     let ended = ended.into_iter().map(|e| {
-        let (build_id, state) = (e.build_id, e.state);
-        (e.stage_id, Ended { build_id, state })
+        let ended = Ended {
+            build_id: e.build_id,
+            state: e.state,
+            stage_key: e.stage_key,
+        };
+        (e.stage_id, ended)
     });
     Ok(ended.collect())
 }

@@ -37,6 +37,7 @@ pub struct QueueRow {
     pub timeout_ms: i64,
     pub cache_key: String,
     pub critical_ms: i64,
+    pub memo: String,
     pub urgent: i64,
     pub lane: Option<String>,
     pub weight: i64,

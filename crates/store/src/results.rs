@@ -108,6 +108,9 @@ pub struct AttemptRow {
 pub(crate) struct Ended {
     pub(crate) build_id: String,
     pub(crate) state: String,
+    /// Under which key it may be recalled, where it was accepted and has one.
+    #[sqlx(default)]
+    pub(crate) stage_key: Option<String>,
 }
 
 #[derive(Clone, sqlx::FromRow)]

@@ -8,8 +8,9 @@ pub mod demand;
 pub mod explain;
 mod grant;
 mod index;
+mod recall;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -87,6 +88,8 @@ struct Scheduler {
     rescues: u64,
     /// The last build that the sweep looked at; `None` = it begins anew.
     swept_to: Option<BuildId>,
+    /// Builds with stages that are looked up before anybody executes them.
+    to_recall: BTreeSet<BuildId>,
 }
 
 /// Runs until shutdown.
@@ -151,6 +154,7 @@ impl Scheduler {
             near: BTreeMap::new(),
             rescues: 0,
             swept_to: None,
+            to_recall: BTreeSet::new(),
         }
     }
 
@@ -180,6 +184,7 @@ impl Scheduler {
             self.sweep().await?;
             self.app.logs.sweep().await;
         }
+        self.recall().await?;
         self.judge_leases().await?;
         let wake_at = self.place(shutdown).await?;
         self.explain(askers);

@@ -1,6 +1,8 @@
 //! Commits out of bare mirrors, by the git command, hardened: no hooks, no filters, no work tree,
 //! only the transports that the address policy opened, and every name behind `--end-of-options`.
 
+mod named;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -40,6 +42,7 @@ pub struct GitSource {
     fetches: Arc<Semaphore>,
     /// One fetch per mirror at a time.
     locks: Mutex<BTreeMap<String, Arc<Mutex<()>>>>,
+    named: named::Cache,
 }
 
 impl GitSource {
@@ -52,6 +55,7 @@ impl GitSource {
             resolver,
             fetches: Arc::new(Semaphore::new(FETCHES)),
             locks: Mutex::default(),
+            named: named::Cache::default(),
         }
     }
 
@@ -207,7 +211,9 @@ async fn git_at(
             "the commit lists too many files".into(),
         ));
     }
-    if output.status.success() {
+    // A search that finds nothing is no failure.
+    let nothing_found = args.first() == Some(&"grep") && output.status.code() == Some(1);
+    if output.status.success() || nothing_found {
         return Ok(output.stdout);
     }
     let said = String::from_utf8_lossy(&output.stderr);
@@ -275,11 +281,19 @@ impl Source for GitSource {
             }
             commit.changed = changed(&mirror, before, &wanted.sha).await;
         }
-        if listing.len() <= FILES_MAX {
-            commit.files = listing
-                .into_iter()
-                .map(|(path, entry)| (path, entry.id))
-                .collect();
+        commit.named = self.named.of(&mirror, &commit.tree).await;
+        let listed = listing.len();
+        if listed <= FILES_MAX {
+            for (path, entry) in listing {
+                if entry.mode != "100644" {
+                    commit.modes.insert(path.clone(), entry.mode);
+                }
+                commit.files.insert(path, entry.id);
+            }
+        }
+        // Two names that differ only in what is no text would be taken for one file.
+        if commit.files.len() < listed {
+            commit.files.clear();
         }
         Ok(commit)
     }
@@ -357,20 +371,22 @@ async fn read_head(mirror: &Path, sha: &str) -> Result<Commit, SourceError> {
     let args = [
         "show",
         "-s",
-        "--format=%ct%x00%an%x00%B",
+        "--format=%ct%x00%an%x00%T%x00%B",
         "--no-show-signature",
         sha,
     ];
     let out = git(mirror, &args, READ_TIMEOUT).await?;
     let text = String::from_utf8_lossy(&out);
-    let mut parts = text.splitn(3, '\0');
+    let mut parts = text.splitn(4, '\0');
     let time = parts.next().unwrap_or_default();
     let author = parts.next().unwrap_or_default();
+    let tree = parts.next().unwrap_or_default();
     let message = parts.next().unwrap_or_default().trim();
     Ok(Commit {
         time_s: time.trim().parse().unwrap_or(0),
         author: author.chars().take(200).collect(),
         message: message.chars().take(8_000).collect(),
+        tree: tree.to_owned(),
         ..Commit::default()
     })
 }

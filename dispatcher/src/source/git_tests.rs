@@ -112,6 +112,45 @@ async fn a_commit_is_read_with_its_files_and_changes_without_a_checkout() {
 }
 
 #[tokio::test]
+async fn a_commit_says_which_of_its_text_files_name_a_variable_that_changes() {
+    let mirrors = tempfile::tempdir().unwrap();
+    let repository = Repository::new();
+    repository.write(".slipway.yml", "version: 1 # $CI_COMMIT_SHA\n");
+    repository.write("a b/v.sh", "#\necho ${CI_COMMIT_SHA} $CI_PIPELINE_NUMBER\n");
+    repository.write("binary", "CI_COMMIT_SHA\0\0");
+    repository.write("plain", "CI_REPO\n");
+    let first = repository.commit("first");
+    let source = repository.source(mirrors.path());
+    let read = async |sha: &str| {
+        let wanted = repository.wanted(sha, None);
+        source.commit(&wanted).await.unwrap()
+    };
+    let commit = read(&first).await;
+    let named = commit.named.unwrap();
+    let told = named.iter().map(|n| (&*n.name, &*n.path, n.line));
+    let told: Vec<_> = told.collect();
+    let expected = [
+        ("CI_COMMIT_SHA", "a b/v.sh", 2),
+        ("CI_PIPELINE_NUMBER", "a b/v.sh", 2),
+    ];
+    assert_eq!(told, expected);
+    // Another commit with the same files is the same tree.
+    repository.git(&["commit", "-q", "--allow-empty", "-m", "nothing changed"]);
+    let empty = repository.git(&["rev-parse", "HEAD"]);
+    assert_eq!(read(&empty).await.tree, commit.tree);
+    repository.write("plain", "other\n");
+    let program = repository.dir.path().join("plain");
+    std::fs::set_permissions(
+        &program,
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )
+    .unwrap();
+    let other = read(&repository.commit("second")).await;
+    assert_ne!(other.tree, commit.tree);
+    assert_eq!(other.modes.get("plain").map(String::as_str), Some("100755"));
+}
+
+#[tokio::test]
 async fn hostile_h026_a_pipeline_file_that_is_a_link_is_refused() {
     let mirrors = tempfile::tempdir().unwrap();
     let repository = Repository::new();

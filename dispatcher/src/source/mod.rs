@@ -8,6 +8,7 @@ mod git;
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
+use slipway_core::memo::Named;
 
 pub use fake::FakeSource;
 pub use git::GitSource;
@@ -38,8 +39,15 @@ pub struct Commit {
     pub time_s: i64,
     /// Pipeline files: (pipeline name, text).
     pub pipelines: Vec<(String, String)>,
+    /// The id of its tree: equal trees hold equal files. Empty = unknown.
+    pub tree: String,
     /// Every file with its content id.
     pub files: BTreeMap<String, String>,
+    /// Modes of the files that are not plain.
+    pub modes: BTreeMap<String, String>,
+    /// The variables that change with every build and that text files name, except for pipeline files;
+    /// `None` = unknown.
+    pub named: Option<Vec<Named>>,
     /// Changed files against `before`; `None` = unknown.
     pub changed: Option<Vec<String>>,
 }

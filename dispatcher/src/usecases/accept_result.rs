@@ -276,8 +276,8 @@ fn reports(result: &v1::Result) -> Result<Vec<NewReport>, WireError> {
         let counts = [r.total, r.passed, r.failed, r.skipped, r.flaky].map(i64::from);
         reports.push(NewReport {
             path: r.path.clone(),
-            kind: "junit",
-            state: convert::report_state(r.state)?,
+            kind: "junit".into(),
+            state: convert::report_state(r.state)?.into(),
             counts,
             duration_ms: millis(r.duration_ms),
             lines: [0, 0],
@@ -288,8 +288,8 @@ fn reports(result: &v1::Result) -> Result<Vec<NewReport>, WireError> {
     for r in &result.coverage {
         reports.push(NewReport {
             path: r.path.clone(),
-            kind: "coverage",
-            state: convert::report_state(r.state)?,
+            kind: "coverage".into(),
+            state: convert::report_state(r.state)?.into(),
             counts: [0; 5],
             duration_ms: 0,
             lines: [millis(r.lines_covered), millis(r.lines_valid)],

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use slipway_core::build::Need;
 use slipway_core::digest::Digest;
 use slipway_core::id::{BuildId, RepoId};
+use slipway_core::memo::Inputs;
 use slipway_core::pipeline::{PlannedStage, Sandbox};
 use slipway_core::queue::Assignment;
 use slipway_core::trigger::outside;
@@ -87,7 +88,9 @@ pub async fn assign_stage(
             lfs: planned.spec.clone.lfs,
         }),
         input_layers,
-        environment: environment(app, &build, &row),
+        environment: visible(&row, environment(app, &build, &row))
+            .into_iter()
+            .collect(),
         secrets: secrets(app, &build, &planned).await?,
         attempt_token: token,
         lease_ms: u64::try_from(app.settings.terms.lease.as_millis()).unwrap_or(60_000),
@@ -100,7 +103,7 @@ pub async fn assign_stage(
 
 /// The layers of everything this stage needs, directly or through others, in file order: a later
 /// stage's files win over an earlier one's.
-fn input_layers(of: &str, stages: &[LayerRow]) -> Vec<String> {
+pub(super) fn input_layers(of: &str, stages: &[LayerRow]) -> Vec<String> {
     let by_name: BTreeMap<&str, &LayerRow> =
         stages.iter().map(|s| (s.stage_name.as_str(), s)).collect();
     let mut wanted = BTreeSet::new();
@@ -144,8 +147,18 @@ fn needs(json: &str) -> Vec<Need> {
     serde_json::from_str(json).unwrap_or_default()
 }
 
-fn environment(app: &App, build: &BuildRow, row: &StageRow) -> HashMap<String, String> {
-    let mut environment: HashMap<String, String> =
+/// Of these variables, what the stage's container may see.
+pub(super) fn visible(row: &StageRow, all: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    match serde_json::from_str::<Inputs>(&row.inputs) {
+        Ok(inputs) => inputs.visible(all),
+        // Planned by a version that looked into nothing: it has no key either.
+        Err(_) => all,
+    }
+}
+
+/// Every variable that there is for this stage, beside its own.
+pub(super) fn environment(app: &App, build: &BuildRow, row: &StageRow) -> BTreeMap<String, String> {
+    let mut environment: BTreeMap<String, String> =
         serde_json::from_str(&build.variables).unwrap_or_default();
     let tag = build.ref_name.strip_prefix("refs/tags/").unwrap_or("");
     let page = format!("{}/ui/builds/{}", app.settings.public_url, build.build_id);

@@ -194,6 +194,7 @@ async fn pushed(
         pipeline: None,
         cron: String::new(),
         variables: std::collections::BTreeMap::new(),
+        fresh: false,
         delivery: Some(id.clone()),
     };
     let planned = plan_build(app, repo, &commit, &cause).await?;
@@ -262,6 +263,7 @@ async fn requested(
         pipeline: None,
         cron: String::new(),
         variables: std::collections::BTreeMap::new(),
+        fresh: false,
         delivery: Some(id.clone()),
     };
     plan_build(app, repo, &commit, &cause).await.map(Ok)

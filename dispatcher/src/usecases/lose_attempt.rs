@@ -10,6 +10,9 @@ use slipway_store::{BuildChange, EndedAttempt, Loss, StoreError};
 
 use crate::state::App;
 
+/// What an agent says when what a needed stage left is in no cache.
+const CONTENT_GONE: &str = "content_gone";
+
 /// What came of it; to be told to whom it concerns.
 #[derive(Debug, Default)]
 pub struct Lost {
@@ -57,9 +60,16 @@ pub async fn lose_attempt(
         not_before,
         now,
     };
-    let Some(change) = app.db.lose_attempt(loss).await? else {
+    let Some(mut change) = app.db.lose_attempt(loss).await? else {
         return Ok(Lost::default());
     };
+    if reason == CONTENT_GONE
+        && to == StageState::Ready
+        && let Ok(build) = row.build_id.parse()
+        && let Some(undone) = app.db.undo_recalls(&build, now).await?
+    {
+        change = undone;
+    }
     app.logs.abandon(stage, attempt).await;
     Ok(Lost {
         change: Some(change),

@@ -10,5 +10,6 @@ pub mod expected;
 pub mod join_peer;
 pub mod lose_attempt;
 pub mod plan_build;
+pub mod recall_stages;
 pub mod rerun_build;
 pub mod submit_build;

@@ -7,6 +7,7 @@ use serde_json::json;
 use slipway_core::build::critical::{UNKNOWN, critical};
 use slipway_core::build::{BuildStatus, StageState, advance};
 use slipway_core::id::{BuildId, DeliveryId, RepoId};
+use slipway_core::memo;
 use slipway_core::pipeline::{self, Facts, Group, Outcome, Plan, PlannedStage};
 use slipway_core::time::Timestamp;
 use slipway_core::trigger::outside;
@@ -41,6 +42,8 @@ pub struct Cause {
     pub cron: String,
     /// Values of declared variables.
     pub variables: BTreeMap<String, String>,
+    /// Everything is executed, whatever was executed before.
+    pub fresh: bool,
     /// The delivery that led here.
     pub delivery: Option<DeliveryId>,
 }
@@ -87,6 +90,7 @@ pub async fn plan_build(
                 new.errors = json!(warnings);
                 let expected = expected(app, &new.repo_id, name).await;
                 fill(app, &mut new, *plan, cause, &repo.branch);
+                look_into(&mut new, commit, cause)?;
                 weigh(&mut new, &expected);
                 new
             }
@@ -206,6 +210,25 @@ fn weigh(new: &mut NewBuild, expected: &BTreeMap<String, Duration>) {
         let longest = longest.copied().unwrap_or(UNKNOWN);
         stage.critical_ms = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX);
     }
+}
+
+/// Notes what is known of each stage's inputs.
+fn look_into(new: &mut NewBuild, commit: &Commit, cause: &Cause) -> Result<(), StoreError> {
+    let source = memo::Source {
+        tree: &commit.tree,
+        files: &commit.files,
+        modes: &commit.modes,
+        named: commit.named.as_deref(),
+    };
+    for stage in &mut new.stages {
+        let planned: PlannedStage = serde_json::from_str(&stage.spec)
+            .map_err(|e| StoreError::Corrupt(format!("spec: {e}")))?;
+        let inputs = memo::inputs(&planned, &source, cause.fresh);
+        stage.ask = inputs.never.is_none();
+        stage.memo_note = inputs.never.clone().unwrap_or_default();
+        stage.inputs = json!(inputs).to_string();
+    }
+    Ok(())
 }
 
 fn fill(app: &App, new: &mut NewBuild, plan: Plan, cause: &Cause, default_branch: &str) {
@@ -328,6 +351,9 @@ fn new_stage(
             .map(|c| c.key.clone())
             .unwrap_or_default(),
         critical_ms: 0,
+        inputs: String::new(),
+        ask: false,
+        memo_note: String::new(),
         state,
         reason,
         spec: json!(stage).to_string(),

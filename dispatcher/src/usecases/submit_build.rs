@@ -26,6 +26,8 @@ pub struct Request {
     pub pipeline: Option<String>,
     /// Values of declared variables.
     pub variables: BTreeMap<String, String>,
+    /// Everything is executed, whatever was executed before.
+    pub fresh: bool,
     /// Who asks.
     pub initiator: String,
 }
@@ -91,6 +93,7 @@ pub async fn submit_build(app: &App, request: Request) -> Result<(String, i64), 
         pipeline: request.pipeline,
         cron: String::new(),
         variables: request.variables,
+        fresh: request.fresh,
         delivery: None,
     };
     match plan_build(app, &repo, &commit, &cause).await? {
@@ -171,6 +174,7 @@ pub async fn build_head(
         pipeline: None,
         cron: cron_name.to_owned(),
         variables: BTreeMap::new(),
+        fresh: false,
         delivery: None,
     };
     let planned = plan_build(app, repo, &commit, &cause).await?;

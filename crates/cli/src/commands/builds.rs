@@ -41,6 +41,9 @@ pub(crate) enum Builds {
         /// Commit; absent = the branch's head.
         #[arg(long, default_value = "")]
         commit: String,
+        /// Executes every stage, whatever was executed before.
+        #[arg(long)]
+        no_cache: bool,
     },
     /// Follows a build to its end; the exit code says how it ended.
     Watch {
@@ -92,8 +95,9 @@ impl Builds {
                 repo,
                 branch,
                 commit,
+                no_cache,
             } => {
-                let body = json!({"repo_url": repo, "branch": branch, "commit_sha": commit, "trigger_type": "manual"});
+                let body = json!({"repo_url": repo, "branch": branch, "commit_sha": commit, "trigger_type": "manual", "no_cache": no_cache});
                 let started = client.post("/builds", body).await?;
                 output::data(&text(&started, "build_id"));
             }
@@ -178,15 +182,27 @@ pub(crate) fn show(build: &Value) {
         .flatten()
         .map(|s| {
             let seconds = s["duration"].as_f64().map(|d| format!("{d:.1} s"));
+            let took = match s["recalled"].as_bool() {
+                Some(true) => "recalled".to_owned(),
+                _ => seconds.unwrap_or_default(),
+            };
             vec![
                 text(s, "stage_name"),
                 text(s, "status"),
-                seconds.unwrap_or_default(),
+                took,
                 text(s, "reason"),
+                text(s, "memo"),
             ]
         })
         .collect();
-    output::table(&["stage", "status", "took", "reason"], &rows);
+    output::table(
+        &["stage", "status", "took", "reason", "recalled or executed"],
+        &rows,
+    );
+    let all = build["stages"].as_array().map_or(0, Vec::len);
+    if let Some(recalled @ 1..) = build["stages_recalled"].as_u64() {
+        output::data(&format!("recalled {recalled} of {all} stages"));
+    }
     let tests = &build["test_results"];
     if tests["state"] != "missing" {
         output::data(&format!(

@@ -94,6 +94,10 @@ const CODES: &[(&str, &str)] = &[
         "SLP0205",
         "Warning: a key that is read and checked, and that this version does not act on yet.",
     ),
+    (
+        "SLP0206",
+        "Warning: files are named that decide whether the stage is recalled, and it is executed every time all the same. The message says why; most often its image is named by a tag instead of a digest.",
+    ),
 ];
 
 /// Prints the long form.

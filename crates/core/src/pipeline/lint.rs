@@ -29,6 +29,7 @@ fn of_stages(file: &Node, plan: &Plan) -> Vec<Mistake> {
             out.extend(unmentioned_reports(stage, name, place("artifacts")));
             let own = |key: &str| node.and_then(|s| s.get(key)).map(|n| n.at);
             out.extend(without_effect(stage, own));
+            out.extend(never_recalled(stage, own("memoize")));
             out
         })
         .collect()
@@ -96,6 +97,14 @@ fn without_effect(stage: &PlannedStage, at: impl Fn(&str) -> Option<At>) -> Vec<
         .filter(|(written, ..)| *written)
         .filter_map(|(_, key, what)| Some(no_effect(what, at(key)?)))
         .collect()
+}
+
+/// Files that would decide, of a stage that is executed whatever they hold.
+fn never_recalled(stage: &PlannedStage, at: Option<At>) -> Option<Mistake> {
+    let named = !stage.spec.memoize_inputs.is_empty();
+    let (never, at) = (crate::memo::never(stage).filter(|_| named)?, at?);
+    let what = "`memoize.inputs` has no effect: the stage is executed every time";
+    Some(Mistake::warning("SLP0206", at, what).because(never.to_string()))
 }
 
 /// The same for how the commit is fetched, which all stages share.

@@ -63,6 +63,25 @@ impl Globs {
     }
 }
 
+/// Globs that were checked when their file was read, to choose paths with.
+pub struct Selector(Option<Globs>);
+
+impl Selector {
+    /// No glob at all selects everything, and so do globs that cannot be read: what is watched too
+    /// closely is only executed too often.
+    #[must_use]
+    pub fn new(globs: &[String]) -> Self {
+        let some = (!globs.is_empty()).then(|| Globs::new(globs).ok());
+        Self(some.flatten())
+    }
+
+    /// Whether a path is selected.
+    #[must_use]
+    pub fn selects(&self, path: &str) -> bool {
+        self.0.as_ref().is_none_or(|globs| globs.matches(path))
+    }
+}
+
 /// Whether a path stays inside the workspace; what is wrong with it otherwise.
 pub(super) fn path_problem(path: &str) -> Option<&'static str> {
     if path.is_empty() {

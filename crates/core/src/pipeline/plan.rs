@@ -141,6 +141,9 @@ pub struct StageSpec {
     pub clone: CloneSpec,
     /// Whether an equal stage's result may be reused.
     pub memoize: bool,
+    /// Globs of the files that decide about its result; empty = all.
+    #[serde(default)]
+    pub memoize_inputs: Vec<String>,
 }
 
 impl StageSpec {

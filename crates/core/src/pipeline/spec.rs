@@ -65,9 +65,8 @@ pub(super) fn stage(
         },
         build,
         clone: clone(keys),
-        memoize: keys
-            .get("memoize")
-            .is_none_or(|m| m.boolean().unwrap_or(true)),
+        memoize: super::memoize::wanted(keys),
+        memoize_inputs: super::memoize::inputs(keys, out),
     };
     let size = spec
         .environment

@@ -6,6 +6,7 @@ pub mod fleet;
 pub mod inbox;
 pub mod left;
 pub mod locks;
+pub mod memo;
 pub mod queue;
 pub mod results;
 pub mod rollouts;

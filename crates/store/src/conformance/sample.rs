@@ -101,6 +101,9 @@ pub(super) fn stage(build: u32, n: u32, needs: &[u32]) -> NewStage {
         timeout_ms: 60_000,
         cache_key: format!("key-{n}"),
         critical_ms: 1_000 * u64::from(n),
+        inputs: String::new(),
+        ask: false,
+        memo_note: String::new(),
         state: if needs.is_empty() {
             StageState::Ready
         } else {

@@ -1,5 +1,7 @@
 //! Builds.
 
+mod stage;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -23,6 +25,7 @@ use crate::state::App;
 use crate::usecases::cancel_build::cancel_build;
 use crate::usecases::rerun_build::{RerunError, rerun_build};
 use crate::usecases::submit_build::{Request, SubmitError, submit_build};
+use stage::{Stage, stage};
 
 /// A build to be started.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -44,6 +47,9 @@ pub struct NewBuild {
     /// Values of variables that the file declares.
     #[serde(default)]
     variables: BTreeMap<String, String>,
+    /// Executes every stage, whatever was executed before.
+    #[serde(default)]
+    no_cache: bool,
 }
 
 /// A started build.
@@ -94,6 +100,7 @@ pub async fn create(
         trigger_type: new.trigger_type,
         pipeline: new.pipeline,
         variables: new.variables,
+        fresh: new.no_cache,
         initiator: person.caller.subject.clone(),
     };
     let (build_id, number) = submit_build(&app, request).await.map_err(refused)?;
@@ -149,22 +156,6 @@ fn refused(error: SubmitError) -> Problem {
     }
 }
 
-/// A stage of a build.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Stage {
-    stage_id: String,
-    stage_name: String,
-    status: String,
-    reason: Option<String>,
-    attempt: i64,
-    agent_id: Option<String>,
-    exit_code: Option<i64>,
-    needs: Vec<String>,
-    started_at: Option<String>,
-    ended_at: Option<String>,
-    duration: Option<f64>,
-}
-
 /// The tests of a build, over all reports.
 #[derive(Debug, Default, Serialize, ToSchema)]
 pub struct TestResults {
@@ -202,32 +193,11 @@ pub struct Build {
     docker_image_uri: Option<String>,
     test_coverage: Option<f64>,
     errors: serde_json::Value,
+    /// How many of its stages were recalled.
+    stages_recalled: usize,
     stages: Vec<Stage>,
     superseded_by: Option<String>,
     created_at: String,
-}
-
-fn stage(row: StageRow) -> Stage {
-    let needs: Vec<slipway_core::build::Need> =
-        serde_json::from_str(&row.needs).unwrap_or_default();
-    let reason = if row.state == "unknown" {
-        Some("outcome_unknown".to_owned())
-    } else {
-        row.reason
-    };
-    Stage {
-        stage_id: row.stage_id,
-        stage_name: row.stage_name,
-        status: row.status,
-        reason,
-        attempt: row.attempt,
-        agent_id: row.agent_id,
-        exit_code: row.exit_code,
-        needs: needs.into_iter().map(|n| n.stage).collect(),
-        started_at: row.started_at.map(shown),
-        ended_at: row.ended_at.map(shown),
-        duration: row.duration.map(seconds),
-    }
 }
 
 fn test_results(reports: &[ReportRow]) -> TestResults {
@@ -277,6 +247,7 @@ fn build(
         docker_image_uri: row.docker_image_uri,
         test_coverage: row.test_coverage,
         errors: serde_json::from_str(&row.errors).unwrap_or_default(),
+        stages_recalled: stages.iter().filter(|s| s.recalled.is_some()).count(),
         stages: stages.into_iter().map(stage).collect(),
         superseded_by: row.superseded_by,
         created_at: shown(row.created_at),

@@ -98,13 +98,16 @@ pub async fn show(
     }
     let mut logs = Vec::new();
     for stage in stages {
-        let Some(log) = open(&app, &id, &stage).await? else {
+        let Some((log, banner)) = open(&app, &id, &stage).await? else {
             continue;
         };
+        logs.extend(banner.map(|text| origin_line(&stage, text)));
         let lines = log.last_lines(count).await.map_err(unreadable)?;
+        // What is replayed stands where the stage was recalled, not where it was executed.
+        let replayed = stage.recalled.as_ref().and(stage.started_at);
         logs.extend(lines.into_iter().map(|line| {
             (
-                line.at_ms,
+                replayed.unwrap_or(line.at_ms),
                 LogLine {
                     timestamp: shown(line.at_ms),
                     level: level_of(&line.text).to_owned(),
@@ -126,6 +129,20 @@ pub async fn show(
     Ok(axum::Json(LogLines { logs }).into_response())
 }
 
+/// Says where a recalled stage's output comes from, before it.
+fn origin_line(stage: &StageRow, message: String) -> (i64, LogLine) {
+    let at = stage.started_at.unwrap_or(0);
+    let line = LogLine {
+        timestamp: shown(at),
+        level: "info".to_owned(),
+        message,
+        stage: stage.stage_name.clone(),
+        stream: "slipway".to_owned(),
+        line: 0,
+    };
+    (at, line)
+}
+
 #[expect(clippy::needless_pass_by_value, reason = "map_err's shape")]
 fn unreadable(error: slipway_objects::ObjectError) -> Problem {
     tracing::warn!(%error, "a log cannot be read");
@@ -136,16 +153,45 @@ async fn open(
     app: &App,
     build: &BuildId,
     stage: &StageRow,
-) -> Result<Option<Arc<AttemptLog>>, Problem> {
+) -> Result<Option<(Arc<AttemptLog>, Option<String>)>, Problem> {
+    if let Some(origin) = Origin::of(stage) {
+        let log = app
+            .logs
+            .of(&origin.build_id, &origin.stage_id, origin.attempt);
+        let log = log.await.map_err(unreadable)?;
+        return Ok(Some((log, Some(origin.banner()))));
+    }
     let Ok(id) = stage.stage_id.parse::<StageId>() else {
         return Ok(None);
     };
     match u32::try_from(stage.attempt) {
         Ok(attempt) if attempt > 0 => {
             let log = app.logs.of(build, &id, attempt).await;
-            log.map(Some).map_err(unreadable)
+            log.map(|log| Some((log, None))).map_err(unreadable)
         }
         _ => Ok(None),
+    }
+}
+
+/// The attempt that a recalled stage's output is replayed from.
+#[derive(Deserialize)]
+struct Origin {
+    build_id: BuildId,
+    stage_id: StageId,
+    attempt: u32,
+    agent_id: String,
+}
+
+impl Origin {
+    fn of(stage: &StageRow) -> Option<Self> {
+        serde_json::from_str(stage.recalled.as_ref()?).ok()
+    }
+
+    fn banner(&self) -> String {
+        format!(
+            "[slipway] recalled, not executed: this is the output of build {}, attempt {} by agent {}",
+            self.build_id, self.attempt, self.agent_id
+        )
     }
 }
 
@@ -154,8 +200,9 @@ async fn raw(app: &App, build: &BuildId, stages: Vec<StageRow>) -> Result<Respon
     for stage in stages {
         logs.extend(open(app, build, &stage).await?);
     }
-    let bytes = futures::stream::iter(logs).flat_map(|log| {
-        futures::stream::unfold((log, 0_u64), |(log, at)| async move {
+    let bytes = futures::stream::iter(logs).flat_map(|(log, banner)| {
+        let banner = banner.map(|text| Ok::<_, Infallible>(format!("{text}\n").into_bytes()));
+        let log = futures::stream::unfold((log, 0_u64), |(log, at)| async move {
             match log.read(at).await {
                 Ok(bytes) if bytes.is_empty() => None,
                 Ok(bytes) => {
@@ -164,7 +211,8 @@ async fn raw(app: &App, build: &BuildId, stages: Vec<StageRow>) -> Result<Respon
                 }
                 Err(_) => None,
             }
-        })
+        });
+        futures::stream::iter(banner).chain(log)
     });
     // An attachment: text from a stage is never shown as a page of ours.
     let headers = [
@@ -192,6 +240,8 @@ struct Follower {
     /// Stages that were shown to their end.
     done: Vec<(i64, i64)>,
     at: Option<(i64, i64, u64)>,
+    /// Recalled stages whose origin was told.
+    announced: Vec<i64>,
     /// Whether a place that a reader came back with was looked at.
     resumed: bool,
     queue: std::collections::VecDeque<Event>,
@@ -212,6 +262,7 @@ fn follow(
         stage,
         done: Vec::new(),
         at: from,
+        announced: Vec::new(),
         resumed: from.is_none(),
         queue: std::collections::VecDeque::new(),
         ended: false,
@@ -243,6 +294,18 @@ impl Follower {
         }
     }
 
+    /// Says once where a recalled stage's output comes from.
+    fn announce(&mut self, stage: &StageRow, banner: Option<String>) {
+        let Some(banner) = banner.filter(|_| !self.announced.contains(&stage.idx)) else {
+            return;
+        };
+        self.announced.push(stage.idx);
+        let text = format!("{banner}\n");
+        let data = serde_json::json!({"stage": stage.stage_name, "offset": 0, "text": text});
+        let event = Event::default().event("output").data(data.to_string());
+        self.queue.push_back(event);
+    }
+
     /// Reads on; queues at least one event, or marks the end, or waits.
     async fn advance(&mut self) -> Result<(), Problem> {
         let changes = &mut self.app.changes.subscribe();
@@ -252,7 +315,7 @@ impl Follower {
         if let Some(name) = &self.stage {
             stages.retain(|s| &s.stage_name == name);
         }
-        stages.retain(|s| s.attempt > 0);
+        stages.retain(|s| s.attempt > 0 || s.recalled.is_some());
         self.skip_what_was_seen(&stages);
         let next = stages
             .into_iter()
@@ -273,10 +336,13 @@ impl Follower {
             Some((idx, attempt, offset)) if (idx, attempt) == place => offset,
             _ => 0,
         };
-        let Some(log) = open(&self.app, &self.build, &stage).await? else {
+        let Some((log, banner)) = open(&self.app, &self.build, &stage).await? else {
             wait(changes).await;
             return Ok(());
         };
+        if offset == 0 {
+            self.announce(&stage, banner);
+        }
         let mut watch = log.watch();
         let progress = *watch.borrow_and_update();
         let bytes = log.read(offset).await.map_err(unreadable)?;

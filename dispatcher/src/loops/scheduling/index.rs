@@ -126,6 +126,11 @@ impl Scheduler {
             .map(|stage| (stage.clone(), self.queue.holder(stage).is_some()))
             .collect();
         for row in rows {
+            if row.state == "ready" && row.memo == "ask" {
+                // Nobody executes it before it was looked up.
+                self.to_recall.insert(build.clone());
+                continue;
+            }
             match read(row, now) {
                 Some(Entry::Waiting(mut waiting)) => {
                     let was_held = gone.remove(&waiting.stage);

@@ -7,4 +7,4 @@ UPDATE build_stages
        started_at = COALESCE(started_at, assigned_ms, $3)
  WHERE stage_id = $4 AND attempt = $2 AND agent_id = $5
    AND state IN ('assigned', 'running', 'unknown')
-RETURNING build_id, state
+RETURNING build_id, state, CASE WHEN failures = 0 THEN stage_key END AS stage_key

@@ -17,7 +17,8 @@ accepted AS (
      WHERE s.stage_id = ANY (ARRAY(SELECT stage_id FROM given))
        AND s.stage_id = g.stage_id AND s.attempt = g.attempt AND s.agent_id = g.agent_id
        AND s.state IN ('assigned', 'running', 'unknown')
-    RETURNING s.stage_id, s.build_id, s.state),
+    RETURNING s.stage_id, s.build_id, s.state,
+              CASE WHEN s.failures = 0 THEN s.stage_key END AS stage_key),
 noted AS (
     UPDATE attempts a
        SET ended_ms = g.now, outcome = accepted.state, reason = g.reason, detail = g.detail,
@@ -26,4 +27,4 @@ noted AS (
       FROM accepted JOIN given g ON g.stage_id = accepted.stage_id
      WHERE a.stage_id = ANY (ARRAY(SELECT stage_id FROM given))
        AND a.stage_id = g.stage_id AND a.attempt = g.attempt)
-SELECT stage_id, build_id, state FROM accepted
+SELECT stage_id, build_id, state, stage_key FROM accepted

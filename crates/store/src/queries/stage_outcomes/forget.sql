@@ -1,0 +1,1 @@
+DELETE FROM stage_outcomes WHERE used_at < $1
