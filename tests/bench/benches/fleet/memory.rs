@@ -145,6 +145,9 @@ async fn fill(db: &Db) -> anyhow::Result<()> {
             timeout_ms: 60_000,
             cache_key: String::new(),
             critical_ms: 60_000,
+            inputs: String::new(),
+            ask: false,
+            memo_note: String::new(),
             state: StageState::Ready,
             reason: None,
         };
