@@ -9,6 +9,7 @@ use slipway_core::pipeline::{DeploySpec, EnvironmentSpec, Strategy};
 use slipway_core::rollout::{
     Facts, Kind, RolloutPlan, State, Timings, VersionSpec, Wish, pinned_digest,
 };
+use slipway_daemon::border;
 use slipway_store::{Begun, EnvironmentRow, NewRollout, NewVersion, RolloutRow};
 
 use super::Refused;
@@ -147,7 +148,10 @@ pub(super) async fn begin(
     plan.first = good.is_none();
     let mut new = stored(coordinator, actor, &start, plan, &registered, place.0, good)?;
     new.idem_key = key;
-    let row = match coordinator.db.begin_rollout(new).await? {
+    border::reach("before begin", "");
+    let begun = coordinator.db.begin_rollout(new).await?;
+    border::reach("after begin", "");
+    let row = match begun {
         Begun::New(row) | Begun::Existing(row) => row,
     };
     coordinator.nudge(&row.deployment_id);

@@ -1,0 +1,172 @@
+//! The coordinator dies at every border of durable work, and is started again: before and after every
+//! intent, every effect and every change of phase, of every strategy, forward and back.
+//!
+//! `SLIPWAY_MATRIX=all` takes every border. Otherwise a sample is taken: for every kind of effect one of
+//! its borders. `SLIPWAY_SEED` repeats a sample.
+
+mod service;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use service::{Service, Way};
+use slipway_daemon::{Clock, Rng};
+use slipway_tests::require;
+
+const STRATEGIES: [&str; 3] = ["blue-green", "canary", "rolling"];
+
+#[expect(clippy::disallowed_methods, reason = "asked for on the command line")]
+fn asked(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// The borders that a rollout reached, in their order.
+fn borders(service: &Service) -> Vec<String> {
+    let text = std::fs::read_to_string(service.borders()).unwrap_or_default();
+    let mut once = BTreeSet::new();
+    let mut names = Vec::new();
+    for line in text.lines() {
+        // Old versions go in a scenario of their own.
+        if !line.contains("retire_old") && once.insert(line.to_owned()) {
+            names.push(line.to_owned());
+        }
+    }
+    names
+}
+
+/// The borders to die at: all, or of every kind of effect one.
+fn chosen(all: Vec<String>, rng: &Rng) -> Vec<String> {
+    if asked("SLIPWAY_MATRIX").as_deref() == Some("all") {
+        return all;
+    }
+    let mut kinds: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for name in all {
+        let is_effect = ["intent", "effect", "applied"];
+        let mut words = name.split([' ', '#']);
+        let (what, to) = (words.nth(1), words.next());
+        if let (Some(what), Some(to)) = (what, to)
+            && is_effect.contains(&what)
+        {
+            kinds.entry(to.to_owned()).or_default().push(name.clone());
+        }
+    }
+    let pick = |names: Vec<String>| {
+        let count = u64::try_from(names.len()).expect("few");
+        let at = usize::try_from(rng.number() % count).expect("few");
+        names.into_iter().nth(at).expect("within")
+    };
+    kinds.into_values().map(pick).collect()
+}
+
+/// What a matrix came to.
+#[derive(Default)]
+struct Figures {
+    cells: u32,
+    crashes: u32,
+    unreached: Vec<String>,
+}
+
+/// One cell: the rollout ends as if nobody had died.
+async fn cell(service: &mut Service, way: Way, strategy: &str, at: Option<&str>) -> bool {
+    let stable = service.serving().await;
+    let was = service.word().await;
+    let other = if was == "one" { "two" } else { "one" };
+    let done = service.carry_out(way, strategy, other, at).await;
+    let what = format!("{strategy} {way:?} at {at:?}: {:#?}", done.row);
+    let (status, version, word) = match way {
+        Way::Aborted => ("rolled_back", stable, was),
+        Way::RolledBack => ("completed", stable, was),
+        Way::Forward | Way::Retired => ("completed", done.row.target_version.clone(), other.into()),
+    };
+    assert_eq!(done.row.status, status, "{what}");
+    assert_eq!(service.serving().await, version, "{what}");
+    assert_eq!(service.word().await, word, "{what}");
+    let left = service.leftovers().await;
+    assert!(left.is_empty(), "{left:?} is left by {what}");
+    done.crashed
+}
+
+/// Every chosen border of one strategy and way.
+async fn matrix(service: &mut Service, way: Way, strategy: &str, figures: &mut Figures) {
+    let rng = match asked("SLIPWAY_SEED") {
+        Some(seed) => Rng::seeded(seed.parse().expect("a number")),
+        None => Rng::system(),
+    };
+    let _none = std::fs::remove_file(service.borders());
+    cell(service, way, strategy, None).await;
+    let all = borders(service);
+    // A rollout that is taken back is taken back from what went forward.
+    for at in chosen(all, &rng) {
+        figures.cells += 1;
+        if cell(service, way, strategy, Some(&at)).await {
+            figures.crashes += 1;
+        } else {
+            figures.unreached.push(format!("{strategy} {way:?}: {at}"));
+        }
+    }
+}
+
+/// Old versions go while the coordinator dies.
+async fn retirement(service: &mut Service, figures: &mut Figures) {
+    for border in [
+        "before intent",
+        "after intent",
+        "after effect",
+        "after applied",
+    ] {
+        figures.cells += 1;
+        cell(service, Way::Retired, "blue-green", None).await;
+        let at = format!("{border} retire_old#1");
+        if service.retire_old(Some(&at)).await {
+            figures.crashes += 1;
+        } else {
+            figures.unreached.push(at);
+        }
+    }
+}
+
+async fn strategy(strategy: &'static str) -> Figures {
+    let mut service = Service::start().await;
+    let mut figures = Figures::default();
+    for way in [Way::Forward, Way::Aborted, Way::RolledBack] {
+        matrix(&mut service, way, strategy, &mut figures).await;
+    }
+    if strategy == "blue-green" {
+        retirement(&mut service, &mut figures).await;
+    }
+    let (answered, failures) = service.clients_saw().await;
+    assert!(answered > 100, "only {answered} requests");
+    let first = failures.first();
+    assert_eq!(failures.len(), 0, "of {answered}: {first:?}");
+    figures
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::print_stderr, reason = "the figures of a whole matrix")]
+async fn deploy_crash_matrix_over_real_processes() {
+    if require("docker").is_none() {
+        return;
+    }
+    let clock = Clock::system();
+    let begun = clock.monotonic();
+    let mut under_way = tokio::task::JoinSet::new();
+    for name in STRATEGIES {
+        under_way.spawn(strategy(name));
+    }
+    let mut sum = Figures::default();
+    while let Some(done) = under_way.join_next().await {
+        let one = done.expect("every cell ends as it must");
+        sum.cells += one.cells;
+        sum.crashes += one.crashes;
+        sum.unreached.extend(one.unreached);
+    }
+    let took = clock.monotonic() - begun;
+    eprintln!("{} cells, {} deaths, {took:?}", sum.cells, sum.crashes);
+    // Which looks are needed depends on time: a few borders of the first run are not reached again.
+    let few = sum.cells / 10 + 1;
+    let unreached = sum.unreached.len();
+    assert!(
+        unreached <= usize::try_from(few).expect("few"),
+        "{:?}",
+        sum.unreached
+    );
+}
