@@ -13,7 +13,7 @@ use slipway_deploy::{EnvironmentTarget, Policy};
 use slipway_identity::{Authority, connect};
 use slipway_proto::v1;
 use slipway_proto::v1::rollouts_client::RolloutsClient;
-use slipway_store::{Db, RolloutRow, Settings};
+use slipway_store::{Db, RolloutRow, Settings, VersionRow};
 use slipway_tests::{Process, eventually, free_address, traffic};
 
 use crate::rollout::{deployer, docker, image};
@@ -279,12 +279,7 @@ impl Service {
         let mut crashed = false;
         let clock = Clock::system();
         let begun = clock.monotonic();
-        while self
-            .leftovers(&[self.serving().await])
-            .await
-            .iter()
-            .any(|_| true)
-        {
+        while !self.due().await.is_empty() || !self.leftovers().await.is_empty() {
             let waited = clock.monotonic() - begun;
             assert!(waited < ENDS, "{crash_at:?}: {:?}", self.containers());
             if !self.is_alive() {
@@ -327,19 +322,27 @@ impl Service {
         whole.version.clone()
     }
 
-    /// Versions with containers that are neither among `wanted` nor kept warm for a way back.
-    pub(super) async fn leftovers(&self, wanted: &[String]) -> Vec<String> {
+    /// Containers of versions that are written down as gone.
+    pub(super) async fn leftovers(&self) -> Vec<String> {
+        self.containers_of(|row| row.state == "gone").await
+    }
+
+    /// Containers of versions whose time is over.
+    async fn due(&self) -> Vec<String> {
         let now = Clock::system().now().as_millis();
-        let mut left = Vec::new();
+        let over = |row: &VersionRow| row.retire_at.is_some_and(|at| at <= now);
+        self.containers_of(over).await
+    }
+
+    async fn containers_of(&self, which: impl Fn(&VersionRow) -> bool) -> Vec<String> {
+        let mut found = Vec::new();
         for seen in self.containers() {
             let row = self.db.version(&seen.version).await.expect("readable");
-            let row = row.expect("a version of ours");
-            let kept = row.state == "warm" && row.retire_at.is_none_or(|at| at > now);
-            if !kept && !wanted.contains(&seen.version) {
-                left.push(format!("{} ({})", seen.name, row.state));
+            if which(&row.expect("a version of ours")) {
+                found.push(seen.name);
             }
         }
-        left
+        found
     }
 
     fn containers(&self) -> Vec<Seen> {
