@@ -133,6 +133,9 @@ pub(super) async fn begin(
         .await?
         .into_iter()
         .find(|s| s.name == spec.service);
+    if let Some(known) = &known {
+        is_of(&known.repo_id, &start.repo_id, &spec.service)?;
+    }
     let service_id = known.map_or_else(|| coordinator.rng.ulid(now), |known| known.service_id);
     let (barred, under_way) = coordinator.barred_by(&service_id, &plan).await?;
     if let Some(reason) = barred.filter(|_| !under_way) {
@@ -143,6 +146,8 @@ pub(super) async fn begin(
         .db
         .ensure_service(&service_id, &start.repo_id, &spec.service, now)
         .await?;
+    // Of two that name it first at once, one owns it.
+    is_of(&service.repo_id, &start.repo_id, &spec.service)?;
     let place = (&service.service_id, &registered.environment_id);
     let good = coordinator.good_version(place.0, place.1).await?;
     plan.first = good.is_none();
@@ -156,6 +161,19 @@ pub(super) async fn begin(
     };
     coordinator.nudge(&row.deployment_id);
     Ok(row)
+}
+
+/// A pipeline file may name any service; only the repository that named it first deploys it. What follows
+/// from a stored deployment names no repository: it was checked when that one began.
+fn is_of(owner: &str, asking: &str, service: &str) -> Result<(), Refused> {
+    if asking.is_empty() || owner.is_empty() || owner == asking {
+        return Ok(());
+    }
+    let text = format!(
+        "the service `{service}` belongs to another repository; give yours another name in the \
+         deploy section"
+    );
+    Err(Refused::State("service_taken", text))
 }
 
 fn read(start: &Start) -> Result<DeploySpec, Refused> {

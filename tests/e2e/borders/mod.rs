@@ -1,12 +1,12 @@
 //! The coordinator dies at every border of durable work, and is started again: before and after every
 //! intent, every effect and every change of phase, of every strategy, forward and back.
 //!
-//! `SLIPWAY_MATRIX=all` takes every border. Otherwise a sample is taken: for every kind of effect one of
-//! its borders. `SLIPWAY_SEED` repeats a sample.
+//! `SLIPWAY_MATRIX=all` takes every border, which takes the better part of an hour. Otherwise a sample is
+//! taken: for every kind of effect one of its borders. `SLIPWAY_SEED` repeats a sample.
 
 mod service;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use service::{Service, Way};
 use slipway_daemon::{Clock, Rng};
@@ -33,28 +33,42 @@ fn borders(service: &Service) -> Vec<String> {
     names
 }
 
-/// The borders to die at: all, or of every kind of effect one.
-fn chosen(all: Vec<String>, rng: &Rng) -> Vec<String> {
-    if asked("SLIPWAY_MATRIX").as_deref() == Some("all") {
-        return all;
+/// Where each kind of effect is sampled: the kinds together are all that there are.
+fn sampled(strategy: &str, way: Way) -> &'static [&'static str] {
+    match (strategy, way) {
+        ("blue-green", Way::Forward) => &["ensure_new", "route", "seal"],
+        ("blue-green", Way::Retired) => &["retire_old"],
+        ("canary", Way::Aborted) => &["drain_new", "retire_new"],
+        ("rolling", Way::Aborted) => &["park_stable", "ensure_stable"],
+        _ => &[],
     }
-    let mut kinds: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for name in all {
-        let is_effect = ["intent", "effect", "applied"];
-        let mut words = name.split([' ', '#']);
-        let (what, to) = (words.nth(1), words.next());
-        if let (Some(what), Some(to)) = (what, to)
-            && is_effect.contains(&what)
-        {
-            kinds.entry(to.to_owned()).or_default().push(name.clone());
-        }
-    }
-    let pick = |names: Vec<String>| {
-        let count = u64::try_from(names.len()).expect("few");
-        let at = usize::try_from(rng.number() % count).expect("few");
-        names.into_iter().nth(at).expect("within")
+}
+
+fn every_border() -> bool {
+    asked("SLIPWAY_MATRIX").as_deref() == Some("all")
+}
+
+/// Of each of these kinds of effect one border.
+fn sample(kinds: &[&str], all: &[String], rng: &Rng) -> Vec<String> {
+    let of_effect = |name: &&String, kind: &str| {
+        let of_kind = name.contains(&format!(" {kind}#"));
+        of_kind && !name.contains(" verified ") && !name.contains(" phase ")
     };
-    kinds.into_values().map(pick).collect()
+    let pick = |kind: &&str| {
+        let mine: Vec<&String> = all.iter().filter(|name| of_effect(name, kind)).collect();
+        let count = u64::try_from(mine.len()).expect("few");
+        assert!(count > 0, "no {kind} in {all:?}");
+        let at = usize::try_from(rng.number() % count).expect("few");
+        mine[at].clone()
+    };
+    kinds.iter().map(pick).collect()
+}
+
+fn rng() -> Rng {
+    match asked("SLIPWAY_SEED") {
+        Some(seed) => Rng::seeded(seed.parse().expect("a number")),
+        None => Rng::system(),
+    }
 }
 
 /// What a matrix came to.
@@ -63,6 +77,26 @@ struct Figures {
     cells: u32,
     crashes: u32,
     unreached: Vec<String>,
+}
+
+impl Figures {
+    #[expect(clippy::print_stderr, reason = "a whole matrix takes long")]
+    fn count(&mut self, crashed: bool, cell: String) {
+        eprintln!(
+            "{cell}: {}",
+            if crashed {
+                "died and ended"
+            } else {
+                "not reached"
+            }
+        );
+        self.cells += 1;
+        if crashed {
+            self.crashes += 1;
+        } else {
+            self.unreached.push(cell);
+        }
+    }
 }
 
 /// One cell: the rollout ends as if nobody had died.
@@ -87,40 +121,40 @@ async fn cell(service: &mut Service, way: Way, strategy: &str, at: Option<&str>)
 
 /// Every chosen border of one strategy and way.
 async fn matrix(service: &mut Service, way: Way, strategy: &str, figures: &mut Figures) {
-    let rng = match asked("SLIPWAY_SEED") {
-        Some(seed) => Rng::seeded(seed.parse().expect("a number")),
-        None => Rng::system(),
-    };
+    let kinds = sampled(strategy, way);
+    if kinds.is_empty() && !every_border() {
+        return;
+    }
     let _none = std::fs::remove_file(service.borders());
     cell(service, way, strategy, None).await;
     let all = borders(service);
-    // A rollout that is taken back is taken back from what went forward.
-    for at in chosen(all, &rng) {
-        figures.cells += 1;
-        if cell(service, way, strategy, Some(&at)).await {
-            figures.crashes += 1;
-        } else {
-            figures.unreached.push(format!("{strategy} {way:?}: {at}"));
-        }
+    let chosen = match every_border() {
+        true => all,
+        false => sample(kinds, &all, &rng()),
+    };
+    for at in chosen {
+        let crashed = cell(service, way, strategy, Some(&at)).await;
+        figures.count(crashed, format!("{strategy} {way:?}: {at}"));
     }
 }
 
 /// Old versions go while the coordinator dies.
 async fn retirement(service: &mut Service, figures: &mut Figures) {
-    for border in [
+    let borders = [
         "before intent",
         "after intent",
         "after effect",
         "after applied",
-    ] {
-        figures.cells += 1;
+    ];
+    let all = borders.map(|border| format!("{border} retire_old#1"));
+    let chosen = match every_border() {
+        true => all.to_vec(),
+        false => sample(sampled("blue-green", Way::Retired), &all, &rng()),
+    };
+    for at in chosen {
         cell(service, Way::Retired, "blue-green", None).await;
-        let at = format!("{border} retire_old#1");
-        if service.retire_old(Some(&at)).await {
-            figures.crashes += 1;
-        } else {
-            figures.unreached.push(at);
-        }
+        let crashed = service.retire_old(Some(&at)).await;
+        figures.count(crashed, at);
     }
 }
 

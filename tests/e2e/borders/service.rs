@@ -220,6 +220,7 @@ impl Service {
             let brought = Box::pin(self.carry_out(Way::Forward, strategy, word, None)).await;
             assert_eq!(brought.row.status, "completed", "{:#?}", brought.row);
             bad = Some(brought.row.deployment_id);
+            let _none = std::fs::remove_file(self.borders());
         }
         self.started += 1;
         self.boot(crash_at).await;
