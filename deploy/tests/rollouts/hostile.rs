@@ -7,7 +7,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tonic::Code;
 
 use crate::harness::{Instance, image};
-use crate::{reason, serving_one};
+use crate::{reason, roll_back, serving_one};
 
 /// How an instance answers its health check.
 #[derive(Clone, Copy, Debug)]
@@ -175,7 +175,7 @@ async fn hostile_j1_a_section_that_cannot_be_gone_back_from_or_counted_starts_no
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hostile_j2_counters_that_run_backwards_or_exceed_themselves_promote_nothing() {
+async fn hostile_j2_more_failures_than_requests_hold_a_canary_where_it_is() {
     let (mut world, _one, first) = serving_one().await;
     let two = Instance::start().await;
     world.fakes.target.serve(&image('2'), &two.address);
@@ -195,7 +195,15 @@ async fn hostile_j2_counters_that_run_backwards_or_exceed_themselves_promote_not
         .traffic
         .count("shop/production", &first, 1_000, 0);
     world.fakes.traffic.count("shop/production", &id, 10, 1_000);
-    let row = world.ended(&id).await;
-    assert_eq!(row.status, "rolled_back", "{row:#?}");
+    // Three times the bake: it is held where it is, and nobody may promote it past that.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let row = world.row(&id).await;
+    assert_eq!(
+        (row.phase.as_str(), row.canary_percentage),
+        ("bake", 50.0),
+        "{row:#?}"
+    );
+    roll_back(&world, &id).await.unwrap();
+    assert_eq!(world.ended(&id).await.status, "rolled_back");
     assert_eq!(world.serving("production").await, Some(first));
 }

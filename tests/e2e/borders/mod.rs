@@ -159,7 +159,7 @@ async fn retirement(service: &mut Service, figures: &mut Figures) {
 }
 
 async fn strategy(strategy: &'static str) -> Figures {
-    let mut service = Service::start().await;
+    let mut service = Service::start(strategy).await;
     let mut figures = Figures::default();
     for way in [Way::Forward, Way::Aborted, Way::RolledBack] {
         matrix(&mut service, way, strategy, &mut figures).await;

@@ -56,8 +56,8 @@ pub(super) struct Service {
 }
 
 impl Service {
-    /// With version `one` in production, and clients that ask all the time.
-    pub(super) async fn start() -> Self {
+    /// With version `one` in production, brought by this strategy, and clients that ask all the time.
+    pub(super) async fn start(strategy: &str) -> Self {
         slipway_daemon::start::install_crypto();
         let folder = tempfile::tempdir().expect("a folder");
         let state = folder.path().join("router");
@@ -112,9 +112,7 @@ impl Service {
             started: 0,
             clients: None,
         };
-        let first = service
-            .carry_out(Way::Forward, "blue-green", "one", None)
-            .await;
+        let first = service.carry_out(Way::Forward, strategy, "one", None).await;
         assert_eq!(first.row.status, "completed", "{:#?}", first.row);
         service.clients = Some(traffic::Traffic::start(listen, CONNECTIONS));
         service
@@ -267,7 +265,8 @@ impl Service {
                 }
                 return Done { row, crashed };
             }
-            let looked_at = row.phase == "watch" || row.phase == "bake";
+            // A canary in the middle of its steps; everything else with all traffic.
+            let looked_at = row.phase == "watch" || strategy == "canary" && row.phase == "bake";
             if way == Way::Aborted && !told && looked_at {
                 told = self.ask_to_abort(&row.deployment_id).await;
             }
