@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use slipway_core::access::PeerRole;
 use slipway_daemon::health::Health;
-use slipway_daemon::{Clock, Rng, Shutdown};
+use slipway_daemon::{Clock, Rng, Shutdown, border};
 use slipway_identity::{Connections, Establish, Guard, Incoming, Own};
 use slipway_proto::v1::rollouts_server::RolloutsServer;
 use slipway_store::{Db, RolloutRow};
@@ -127,10 +127,12 @@ impl Coordinator {
     /// Takes a rollout over under a token above `floor`; false when somebody else owns it.
     pub(crate) async fn claim(&self, row: &RolloutRow, floor: u64) -> anyhow::Result<bool> {
         let now = self.clock.now();
+        border::reach("before claim", "");
         let claimed = self
             .db
             .claim_rollout(row, &self.owner, OWNER_LEASE, floor, now)
             .await?;
+        border::reach("after claim", "");
         Ok(claimed.is_some())
     }
 }

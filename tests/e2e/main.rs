@@ -2,6 +2,7 @@
 //! killed in the middle of their work.
 
 mod away;
+mod borders;
 mod caches;
 mod crash;
 mod declining;

@@ -166,7 +166,7 @@ impl Drop for Service {
     }
 }
 
-async fn deployer(db: &Db, rng: &Rng) -> String {
+pub(crate) async fn deployer(db: &Db, rng: &Rng) -> String {
     let now = Clock::system().now();
     let secret = token::mint(Kind::Api, rng);
     let hash = token::hash(Kind::Api, &secret).expect("a token");
@@ -179,7 +179,7 @@ async fn deployer(db: &Db, rng: &Rng) -> String {
 }
 
 /// An image that serves `word`; its id.
-fn image(word: &str) -> String {
+pub(crate) fn image(word: &str) -> String {
     let file = format!(
         "FROM slipway-busybox:1\nRUN mkdir -p /www && echo {word} > /www/index.html \
          && echo ok > /www/health\nCMD [\"httpd\",\"-f\",\"-p\",\"8080\",\"-h\",\"/www\"]\n"
@@ -190,7 +190,7 @@ fn image(word: &str) -> String {
 }
 
 /// What `docker` prints; nothing when it refuses.
-fn docker(args: &[&str], input: &str) -> String {
+pub(crate) fn docker(args: &[&str], input: &str) -> String {
     let mut command = Command::new("docker");
     command.args(args).stdin(Stdio::piped());
     command.stdout(Stdio::piped()).stderr(Stdio::null());

@@ -5,6 +5,7 @@
 //! [`Timestamp`](slipway_core::time::Timestamp) that its clock hands out: converting at every call
 //! would have been the alternative.
 
+pub mod border;
 pub mod clock;
 pub mod config;
 pub mod health;

@@ -9,6 +9,7 @@ use slipway_core::rollout::{
     Wish,
 };
 use slipway_core::time::Timestamp;
+use slipway_daemon::border;
 use slipway_store::{Ending, RolloutChange, RolloutRow, StoreError};
 
 use super::effects::{self, EffectError};
@@ -239,11 +240,16 @@ impl Driver<'_> {
                 let mut change = RolloutChange::to(state.verified(now));
                 change.canary_percentage = row.canary_percentage;
                 change.step = state.step.clone().map(|step| (step, "verified", None));
+                let effect = state.step.as_ref().map_or("", |step| step.effect.as_str());
+                border::reach("before verified", effect);
                 coordinator.db.change_rollout(row, change, now).await?;
+                border::reach("after verified", effect);
                 Ok(Turned::Again)
             }
             Next::Intend(effect) => {
+                border::reach("before intent", effect.as_str());
                 coordinator.db.intend(row, state, *effect, now).await?;
+                border::reach("after intent", effect.as_str());
                 Ok(Turned::Again)
             }
             Next::Call(_) => self.call(row, state, snapshot).await,
@@ -253,7 +259,10 @@ impl Driver<'_> {
     async fn ask_lock(&self, row: &RolloutRow, state: &State) -> anyhow::Result<Turned> {
         let coordinator = self.coordinator;
         let now = coordinator.clock.now();
-        match coordinator.db.ask_lock(row, now).await? {
+        border::reach("before lock", "");
+        let answer = coordinator.db.ask_lock(row, now).await?;
+        border::reach("after lock", "");
+        match answer {
             rollout::LockAnswer::Granted | rollout::LockAnswer::AlreadyHeld => Ok(Turned::Again),
             rollout::LockAnswer::TimedOut => {
                 let reason = "lock_timeout: waited 30 minutes for its turn";
@@ -282,13 +291,17 @@ impl Driver<'_> {
         if matches!(step.effect, Effect::Route { new_bp } if new_bp > 0) {
             gates::begin(self, row, state).await?;
         }
-        match effects::carry_out(self, state, step).await {
+        border::reach("before effect", effect);
+        let carried_out = effects::carry_out(self, state, step).await;
+        border::reach("after effect", effect);
+        match carried_out {
             Ok(evidence) => {
                 let now = self.coordinator.clock.now();
                 let mut change = RolloutChange::to(state.applied(now));
                 change.canary_percentage = row.canary_percentage;
                 change.step = Some((step.clone(), "applied", Some(evidence.to_string())));
                 self.coordinator.db.change_rollout(row, change, now).await?;
+                border::reach("after applied", effect);
                 Ok(Turned::Again)
             }
             Err(EffectError::Stale { seen }) => {
@@ -354,7 +367,9 @@ impl Driver<'_> {
         });
         change.event = Some(("phase", event.to_string()));
         let phase = transition.phase;
+        border::reach("before phase", phase.as_str());
         coordinator.db.change_rollout(row, change, now).await?;
+        border::reach("after phase", phase.as_str());
         tracing::info!(rollout = self.id, from = %state.phase, to = %phase, "{report}");
         if phase.is_terminal() || transition.release_lock {
             coordinator.nudge_all();

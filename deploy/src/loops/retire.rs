@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use slipway_core::time::Timestamp;
 use slipway_core::traffic::Fence;
+use slipway_daemon::border;
 use slipway_store::VersionRow;
 
 use crate::run::Coordinator;
@@ -17,13 +18,9 @@ const TICK: Duration = Duration::from_secs(15);
 /// Thirty days: readings of older deployments are judged by nobody again.
 const READINGS_KEPT_MS: i64 = 30 * 24 * 3_600 * 1_000;
 
-/// Runs until shutdown.
+/// Looks at once, so that a coordinator which restarts often still gets to it; runs until shutdown.
 pub(crate) async fn retire(coordinator: Arc<Coordinator>) {
     loop {
-        tokio::select! {
-            () = coordinator.shutdown.cancelled() => return,
-            () = tokio::time::sleep(TICK) => {}
-        }
         let before = Timestamp::from_millis(
             coordinator
                 .clock
@@ -49,18 +46,21 @@ pub(crate) async fn retire(coordinator: Arc<Coordinator>) {
             }
             Err(error) => tracing::warn!(%error, "cannot look for old versions"),
         }
+        tokio::select! {
+            () = coordinator.shutdown.cancelled() => return,
+            () = tokio::time::sleep(TICK) => {}
+        }
     }
 }
 
 async fn retire_one(coordinator: &Coordinator, version: &VersionRow) -> anyhow::Result<()> {
     let now = coordinator.clock.now();
-    if !coordinator
-        .db
-        .begin_retirement(&version.version_id, now)
-        .await?
-    {
+    border::reach("before intent", "retire_old");
+    let id = &version.version_id;
+    if !coordinator.db.begin_retirement(id, now).await? {
         return Ok(());
     }
+    border::reach("after intent", "retire_old");
     let (_, target) = coordinator.environment(&version.environment_id).await?;
     let adapters = coordinator
         .connect
@@ -77,11 +77,10 @@ async fn retire_one(coordinator: &Coordinator, version: &VersionRow) -> anyhow::
         generation: 0,
     };
     let grace = Duration::from_millis(coordinator.defaults.stop_ms);
-    adapters
-        .target
-        .retire(fence, &place, &version.version_id, grace)
-        .await?;
-    coordinator.db.version_is_gone(&version.version_id).await?;
+    adapters.target.retire(fence, &place, id, grace).await?;
+    border::reach("after effect", "retire_old");
+    coordinator.db.version_is_gone(id).await?;
+    border::reach("after applied", "retire_old");
     tracing::info!(version = version.version_id, "retired");
     Ok(())
 }

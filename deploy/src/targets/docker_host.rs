@@ -186,14 +186,20 @@ fn fenced(views: &[ContainerView], fence: Fence) -> Result<(), TargetError> {
     }
 }
 
-/// The class of the error, not the engine's whole text: it may hold what the image printed.
+/// The class of the error, never the engine's words: those may repeat a variable's value, or what the
+/// image printed. Whoever needs them finds them in the engine's own log.
 fn refusal(error: DockerError) -> TargetError {
     match &error {
-        DockerError::NotFound(_)
-        | DockerError::Conflict(_)
-        | DockerError::Refused { .. }
-        | DockerError::Workdir { .. }
-        | DockerError::Failed { .. } => TargetError::Refused(error.to_string()),
+        DockerError::NotFound(_) => TargetError::Refused("the engine knows no such object".into()),
+        DockerError::Conflict(_) => {
+            let text = "the object's state forbids it, or its name is taken";
+            TargetError::Refused(text.to_owned())
+        }
+        DockerError::Refused { call, status, .. } => {
+            TargetError::Refused(format!("the engine refused `{call}` ({status})"))
+        }
+        DockerError::Failed { call, .. } => TargetError::Refused(format!("{call} failed")),
+        DockerError::Workdir { .. } => TargetError::Refused(error.to_string()),
         _ => TargetError::Unknown(error.to_string()),
     }
 }
@@ -288,5 +294,33 @@ impl Target for DockerHost {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hostile_h102_what_an_engine_says_of_a_refusal_is_told_by_its_class_alone() {
+        let message = "invalid env PASSWORD=hunter2".to_owned();
+        let all = [
+            DockerError::NotFound(message.clone()),
+            DockerError::Conflict(message.clone()),
+            DockerError::Refused {
+                call: "create container",
+                status: 400,
+                message: message.clone(),
+            },
+            DockerError::Failed {
+                call: "pull",
+                message,
+            },
+        ];
+        for error in all {
+            let class = refusal(error).to_string();
+            assert!(!class.contains("hunter2"), "{class}");
+            assert!(class.len() > 20, "it still says what happened: {class}");
+        }
     }
 }

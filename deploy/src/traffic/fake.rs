@@ -13,6 +13,8 @@ use super::{Reading, Traffic, TrafficError};
 struct Inner {
     services: BTreeMap<String, (Option<Seen>, Reading)>,
     lose_replies: u32,
+    unreadable: bool,
+    commits_lost: bool,
 }
 
 /// Tables that are in use by being written down.
@@ -29,6 +31,19 @@ impl FakeTraffic {
     /// The next replies are lost: it happened, and the caller hears of a time-out.
     pub fn lose_replies(&self, count: u32) {
         self.with(|inner| inner.lose_replies = count);
+    }
+
+    /// Whether it can be read. What it carries goes on either way.
+    pub fn set_readable(&self, readable: bool) {
+        self.with(|inner| inner.unreadable = !readable);
+    }
+
+    /// Cut off: changes do not reach it, and it cannot be read.
+    pub fn set_reachable(&self, reachable: bool) {
+        self.with(|inner| {
+            inner.unreadable = !reachable;
+            inner.commits_lost = !reachable;
+        });
     }
 
     /// Counts requests of a version.
@@ -49,6 +64,9 @@ impl Traffic for FakeTraffic {
             .check()
             .map_err(|e| TrafficError::Refused(e.to_string()))?;
         self.with(|inner| {
+            if inner.commits_lost {
+                return Err(TrafficError::Unknown("cut off".to_owned()));
+            }
             let (seen, reading) = inner.services.entry(table.service.clone()).or_default();
             match judge(*seen, fence, table.hash()) {
                 FenceAnswer::Apply => {
@@ -81,8 +99,13 @@ impl Traffic for FakeTraffic {
     }
 
     async fn read(&self, service: &str) -> Result<Reading, TrafficError> {
-        let known = self.with(|inner| inner.services.get(service).map(|(_, r)| r.clone()));
-        Ok(known.unwrap_or_default())
+        self.with(|inner| {
+            if inner.unreadable {
+                return Err(TrafficError::Unknown("not readable".to_owned()));
+            }
+            let known = inner.services.get(service).map(|(_, r)| r.clone());
+            Ok(known.unwrap_or_default())
+        })
     }
 
     async fn renew(&self, fence: Fence, service: &str) -> Result<(), TrafficError> {

@@ -5,6 +5,7 @@ use slipway_core::access::{Caller, Deed};
 use slipway_core::pipeline::Strategy;
 use slipway_core::rollout::{Kind, RolloutPlan, State, Step, VersionSpec, Wish};
 use slipway_core::traffic::FULL_BP;
+use slipway_daemon::border;
 use slipway_store::{Begun, NewRollout, RolloutFilter, RolloutRow, VersionRow};
 
 use super::{Refused, steer};
@@ -138,7 +139,10 @@ async fn once(
     let mut key = format!("rollback/{}", row.deployment_id);
     for _ in 0..TRIES_MAX {
         new.idem_key = Some(key);
-        match coordinator.db.begin_rollout(new.clone()).await? {
+        border::reach("before begin", "");
+        let begun = coordinator.db.begin_rollout(new.clone()).await?;
+        border::reach("after begin", "");
+        match begun {
             Begun::Existing(old) if old.status == "failed" => {
                 key = format!("rollback/{}", old.deployment_id);
             }

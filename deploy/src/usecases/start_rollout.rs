@@ -9,6 +9,7 @@ use slipway_core::pipeline::{DeploySpec, EnvironmentSpec, Strategy};
 use slipway_core::rollout::{
     Facts, Kind, RolloutPlan, State, Timings, VersionSpec, Wish, pinned_digest,
 };
+use slipway_daemon::border;
 use slipway_store::{Begun, EnvironmentRow, NewRollout, NewVersion, RolloutRow};
 
 use super::Refused;
@@ -132,6 +133,9 @@ pub(super) async fn begin(
         .await?
         .into_iter()
         .find(|s| s.name == spec.service);
+    if let Some(known) = &known {
+        is_of(&known.repo_id, &start.repo_id, &spec.service)?;
+    }
     let service_id = known.map_or_else(|| coordinator.rng.ulid(now), |known| known.service_id);
     let (barred, under_way) = coordinator.barred_by(&service_id, &plan).await?;
     if let Some(reason) = barred.filter(|_| !under_way) {
@@ -142,16 +146,34 @@ pub(super) async fn begin(
         .db
         .ensure_service(&service_id, &start.repo_id, &spec.service, now)
         .await?;
+    // Of two that name it first at once, one owns it.
+    is_of(&service.repo_id, &start.repo_id, &spec.service)?;
     let place = (&service.service_id, &registered.environment_id);
     let good = coordinator.good_version(place.0, place.1).await?;
     plan.first = good.is_none();
     let mut new = stored(coordinator, actor, &start, plan, &registered, place.0, good)?;
     new.idem_key = key;
-    let row = match coordinator.db.begin_rollout(new).await? {
+    border::reach("before begin", "");
+    let begun = coordinator.db.begin_rollout(new).await?;
+    border::reach("after begin", "");
+    let row = match begun {
         Begun::New(row) | Begun::Existing(row) => row,
     };
     coordinator.nudge(&row.deployment_id);
     Ok(row)
+}
+
+/// A pipeline file may name any service; only the repository that named it first deploys it. What follows
+/// from a stored deployment names no repository: it was checked when that one began.
+fn is_of(owner: &str, asking: &str, service: &str) -> Result<(), Refused> {
+    if asking.is_empty() || owner.is_empty() || owner == asking {
+        return Ok(());
+    }
+    let text = format!(
+        "the service `{service}` belongs to another repository; give yours another name in the \
+         deploy section"
+    );
+    Err(Refused::State("service_taken", text))
 }
 
 fn read(start: &Start) -> Result<DeploySpec, Refused> {

@@ -42,6 +42,8 @@ pub(crate) struct World {
     authority: Authority,
     running: Option<tokio::runtime::Runtime>,
     started: u32,
+    /// The repository that deploys.
+    pub(crate) repo: &'static str,
 }
 
 impl World {
@@ -96,6 +98,7 @@ impl World {
             authority: Authority::create(now).unwrap(),
             running: None,
             started: 0,
+            repo: "repo",
         };
         world.boot();
         world
@@ -157,7 +160,7 @@ impl World {
         let start = v1::StartRolloutRequest {
             idempotency_key: format!("key-{}", self.started),
             build_id: format!("build-{}", self.started),
-            repo_id: "repo".to_owned(),
+            repo_id: self.repo.to_owned(),
             commit_sha: "c0ffee".to_owned(),
             service: "shop".to_owned(),
             environment: environment.to_owned(),

@@ -5,7 +5,9 @@
 
 mod approvals;
 mod canary;
+mod faults;
 mod harness;
+mod hostile;
 mod starting;
 
 use std::sync::atomic::Ordering;

@@ -39,6 +39,8 @@ pub use state::{Effect, Pause, PauseWhy, State, StepState, StepStatus, Transitio
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
+mod rollback_tests;
+#[cfg(test)]
 mod rule_tests;
 #[cfg(test)]
 mod world;

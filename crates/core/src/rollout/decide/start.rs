@@ -11,11 +11,17 @@ const LOCK_SWEEP: Duration = Duration::from_secs(2);
 
 impl Decision<'_> {
     pub(super) fn planned(&self) -> Plan {
-        match &self.s.barred {
+        match self.barred() {
             Some(reason) if self.s.awaited => self.wait(reason.clone(), TICK),
             Some(reason) => self.fail(reason),
             None => self.enter(Phase::AwaitApproval, "checked"),
         }
+    }
+
+    /// What must come first. A way back waits for nothing.
+    fn barred(&self) -> Option<&String> {
+        let rollback = self.s.plan.kind == Kind::Rollback;
+        self.s.barred.as_ref().filter(|_| !rollback)
     }
 
     pub(super) fn await_approval(&self) -> Plan {
@@ -67,7 +73,7 @@ impl Decision<'_> {
                 "approval_void: what was approved has changed",
             );
         }
-        if let Some(reason) = &self.s.barred {
+        if let Some(reason) = self.barred() {
             return self.fail(reason);
         }
         if rollback && self.s.good_version.as_ref() == Some(&self.s.plan.new.version_id) {
