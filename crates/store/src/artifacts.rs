@@ -89,8 +89,29 @@ pub struct ReportRow {
     pub problem: String,
 }
 
+/// What a stage of a build left becomes visible with its end.
+pub(crate) async fn show(
+    tx: &mut Tx,
+    (build, stage): (&str, &str),
+    files: &[NewArtifact],
+    reports: &[NewReport],
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    for file in files {
+        file.insert(tx, build, stage, now).await?;
+    }
+    for report in reports {
+        report.put(tx, build, stage).await?;
+    }
+    if reports.iter().any(|report| report.kind == "coverage") {
+        tx.execute(sql!("builds/set_coverage"), args![build])
+            .await?;
+    }
+    Ok(())
+}
+
 impl NewArtifact {
-    pub(crate) async fn insert(
+    async fn insert(
         &self,
         tx: &mut Tx,
         build: &str,
@@ -113,12 +134,7 @@ impl NewArtifact {
 }
 
 impl NewReport {
-    pub(crate) async fn put(
-        &self,
-        tx: &mut Tx,
-        build: &str,
-        stage: &str,
-    ) -> Result<(), StoreError> {
+    async fn put(&self, tx: &mut Tx, build: &str, stage: &str) -> Result<(), StoreError> {
         let [total, passed, failed, skipped, flaky] = self.counts;
         let [covered, valid] = self.lines;
         let failures = if self.failures.is_empty() {

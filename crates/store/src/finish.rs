@@ -7,6 +7,7 @@ use futures::future::BoxFuture;
 use slipway_core::build::StageState;
 use slipway_core::time::Timestamp;
 
+use crate::artifacts::show;
 use crate::error::StoreError;
 use crate::results::{Acceptance, AttemptResult, Ended, Finished, settle_all};
 use crate::sql::{args, sql};
@@ -271,18 +272,14 @@ async fn promote(
     build: &str,
     state: StageState,
 ) -> Result<(), StoreError> {
-    for artifact in &r.artifacts {
-        artifact
-            .insert(tx, build, r.stage_id.as_str(), r.now)
-            .await?;
-    }
-    for report in &r.reports {
-        report.put(tx, build, r.stage_id.as_str()).await?;
-    }
-    if r.reports.iter().any(|report| report.kind == "coverage") {
-        tx.execute(sql!("builds/set_coverage"), args![build])
-            .await?;
-    }
+    show(
+        tx,
+        (build, r.stage_id.as_str()),
+        &r.artifacts,
+        &r.reports,
+        r.now,
+    )
+    .await?;
     if let Some(root) = &r.source_root {
         tx.execute(sql!("builds/set_source_root"), args![build, root])
             .await?;

@@ -6,7 +6,7 @@ use slipway_core::digest::Digest;
 use slipway_core::id::{ArtifactId, BuildId, StageId};
 use slipway_core::time::Timestamp;
 
-use crate::artifacts::{NewArtifact, NewReport};
+use crate::artifacts::{NewArtifact, NewReport, show};
 use crate::db::Db;
 use crate::error::StoreError;
 use crate::results::{AttemptResult, BuildChange, settle};
@@ -241,21 +241,13 @@ async fn decide(tx: &mut Tx, build: &str, memo: &Memo, now: Timestamp) -> Result
     }
     tx.execute(sql!("stage_outcomes/used"), args![&outcome.outcome_id, now])
         .await?;
-    for (file, id) in outcome.kept_files()?.into_iter().zip(ids) {
-        let file = NewArtifact {
-            artifact_id: id.clone(),
-            ..file
-        };
-        file.insert(tx, build, stage, now).await?;
-    }
-    let reports = outcome.reports()?;
-    for report in &reports {
-        report.put(tx, build, stage).await?;
-    }
-    if reports.iter().any(|report| report.kind == "coverage") {
-        tx.execute(sql!("builds/set_coverage"), args![build])
-            .await?;
-    }
+    let named_anew = |(file, id): (NewArtifact, &ArtifactId)| NewArtifact {
+        artifact_id: id.clone(),
+        ..file
+    };
+    let files = outcome.kept_files()?.into_iter().zip(ids);
+    let files: Vec<NewArtifact> = files.map(named_anew).collect();
+    show(tx, (build, stage), &files, &outcome.reports()?, now).await?;
     Ok(true)
 }
 
