@@ -9,7 +9,6 @@ mod declining;
 mod disk;
 mod fleet;
 mod fleet_docker;
-mod flood;
 mod full;
 mod ha;
 mod history;

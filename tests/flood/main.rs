@@ -1,5 +1,14 @@
-//! Webhooks are taken while everything else is sick.
+//! Webhooks are taken while everything else is sick. Alone in its process: it measures how long an answer
+//! takes, and must not measure the tests beside it.
 
+#[expect(
+    dead_code,
+    reason = "of a whole installation this needs the dispatcher"
+)]
+#[path = "../e2e/place.rs"]
+mod place;
+
+use std::path::Path;
 use std::time::Duration;
 
 use reqwest::Method;
@@ -9,6 +18,13 @@ use slipway_tests::Rest;
 use slipway_tests::cluster::ONE_STAGE;
 
 use crate::place::Place;
+
+/// The real binary.
+fn binary() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_slipway-under-test"))
+}
+
+const ZERO: &str = "0000000000000000000000000000000000000000";
 
 const SOON: Duration = Duration::from_secs(30);
 /// Readers that ask again as soon as they are answered.
