@@ -8,18 +8,18 @@ use slipway_core::lease::terms::CANCEL_GRACE;
 use slipway_proto::v1;
 use slipway_proto::v1::agent_message::Message;
 
-use super::output::Output;
+use super::output::{Output, Rest};
 use super::{Attempt, Ending, Shared, Stop, collect, prepare, quota, script};
 use crate::log_stream::LogWriter;
 use crate::sandbox::{Ended, EngineWas, SandboxError, StageRun};
 
-/// How long output may go on after the container has ended.
-const DRAIN: Duration = Duration::from_secs(5);
 /// A stream that pauses so long gives out what it holds back.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// In a log that may lack its last lines.
 const UNSEEN: &str = "the container engine was away when the stage ended: what it printed meanwhile may be \
+                      missing here";
+const SILENT: &str = "the container engine stopped giving out what the stage printed: its last lines may be \
                       missing here";
 
 pub(super) fn lost(error: &SandboxError) -> Ending {
@@ -264,20 +264,21 @@ async fn end(shared: &Shared, attempt: &Attempt, grace: Duration) {
     });
 }
 
-/// A process that outlives the first one may hold the output open: it gets a little time only.
+/// What the engine still has of the output of a container that has ended.
 async fn drain(output: &mut Output, engine: EngineWas, log: &mut LogWriter) -> Result<(), Ending> {
-    let rest = async {
-        let broke = engine != EngineWas::There;
-        while let Some(bytes) = output.rest(broke).await {
-            log.write(&bytes).await?;
+    let full = |error: std::io::Error| Ending::aborted("disk_full", error);
+    loop {
+        match output.rest(engine != EngineWas::There).await {
+            Rest::Piece(bytes) => log.write(&bytes).await.map_err(full)?,
+            Rest::Over => break,
+            Rest::Silent => {
+                log.say(SILENT).await.map_err(full)?;
+                break;
+            }
         }
-        if engine == EngineWas::AwayAtItsEnd {
-            log.say(UNSEEN).await?;
-        }
-        Ok::<(), std::io::Error>(())
-    };
-    match tokio::time::timeout(DRAIN, rest).await {
-        Ok(Err(error)) => Err(Ending::aborted("disk_full", error)),
-        _ => Ok(()),
     }
+    if engine == EngineWas::AwayAtItsEnd {
+        log.say(UNSEEN).await.map_err(full)?;
+    }
+    Ok(())
 }

@@ -15,8 +15,20 @@ use crate::sandbox::{Sandbox, SandboxError};
 
 /// Before broken output is read again; the container that it ended with is seen to have ended by then.
 const AGAIN: Duration = Duration::from_secs(1);
+/// Silence after the container has ended that counts as the end of its output. Of silence alone: a busy
+/// host takes its time over what the engine has kept, and how much that is has a limit.
+const SILENCE: Duration = Duration::from_secs(10);
 
 type Pieces = BoxStream<'static, Result<Bytes, SandboxError>>;
+
+/// What came after the end of the container.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Rest {
+    Piece(Bytes),
+    Over,
+    /// The engine has not said that this is all, and gives nothing.
+    Silent,
+}
 
 pub(super) struct Output {
     sandbox: Arc<dyn Sandbox>,
@@ -32,6 +44,7 @@ pub(super) struct Output {
     given: u64,
     /// Bytes of these pieces that were given out before.
     skip: u64,
+    silence: Duration,
 }
 
 impl Output {
@@ -45,6 +58,7 @@ impl Output {
             pause: None,
             given: 0,
             skip: 0,
+            silence: SILENCE,
         }
     }
 
@@ -63,12 +77,16 @@ impl Output {
     }
 
     /// What is left after the end of the container; read again once where it broke off.
-    pub(super) async fn rest(&mut self, broke: bool) -> Option<Bytes> {
+    pub(super) async fn rest(&mut self, broke: bool) -> Rest {
         if self.pieces.is_none() && (broke || self.broke) && !self.read_again {
             self.read_again = true;
             self.again();
         }
-        self.piece().await
+        match tokio::time::timeout(self.silence, self.piece()).await {
+            Ok(Some(bytes)) => Rest::Piece(bytes),
+            Ok(None) => Rest::Over,
+            Err(_) => Rest::Silent,
+        }
     }
 
     fn again(&mut self) {
@@ -104,5 +122,53 @@ impl Output {
         self.skip -= seen as u64;
         self.given += bytes.len() as u64;
         (!bytes.is_empty()).then_some(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::fake::FakeSandbox;
+
+    /// Pieces that come so far apart, and then nothing, or the end.
+    fn coming(every: Duration, pieces: u8, ends: bool) -> Output {
+        let sandbox: Arc<dyn Sandbox> = Arc::new(FakeSandbox::new());
+        let key = AttemptKey {
+            stage: "01J0000000000000000000000A".parse().expect("good"),
+            attempt: 1,
+        };
+        let slow = futures::stream::iter(0..pieces).then(move |piece| async move {
+            tokio::time::sleep(every).await;
+            Ok(Bytes::from(vec![piece]))
+        });
+        let open = futures::stream::iter((!ends).then_some(()))
+            .then(|()| std::future::pending::<Result<Bytes, SandboxError>>());
+        Output {
+            pieces: Some(slow.chain(open).boxed()),
+            silence: Duration::from_secs(2),
+            ..Output::open(&sandbox, &key)
+        }
+    }
+
+    async fn read(mut output: Output) -> (Vec<u8>, Rest) {
+        let mut bytes = Vec::new();
+        loop {
+            match output.rest(false).await {
+                Rest::Piece(piece) => bytes.extend_from_slice(&piece),
+                last => return (bytes, last),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn however_slowly_output_comes_after_the_end_all_of_it_is_taken() {
+        let slow = coming(Duration::from_millis(150), 20, true);
+        assert_eq!(read(slow).await, ((0..20).collect(), Rest::Over));
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_never_says_that_this_is_all_is_waited_for_only_so_long() {
+        let open = coming(Duration::from_millis(10), 3, false);
+        assert_eq!(read(open).await, (vec![0, 1, 2], Rest::Silent));
     }
 }
