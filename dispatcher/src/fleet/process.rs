@@ -22,7 +22,9 @@ use crate::config::FleetConfig;
 
 /// An agent that holds nothing ends within its own limit of 10 s; then it is killed.
 const GRACE: Duration = Duration::from_secs(20);
-/// Between two looks at an ending process.
+/// A program that was executed has its command line within this, on the busiest host.
+const NAMED: Duration = Duration::from_secs(5);
+/// Between two looks at a process.
 const LOOK: Duration = Duration::from_millis(20);
 /// Variables that a child gets of ours; everything else could be a secret of the dispatcher's.
 const INHERITED: [&str; 6] = ["PATH", "HOME", "LANG", "TZ", "TMPDIR", "DOCKER_HOST"];
@@ -162,7 +164,23 @@ impl Processes {
         Ok(file)
     }
 
-    fn spawn(&self, order: &Order) -> Result<String, ProviderError> {
+    /// Until the process can be found, or has ended. The kernel tells of a program's execution before it
+    /// has set the command line that `find` goes by.
+    async fn named(&self, pid: i32) {
+        let process = PathBuf::from(format!("/proc/{pid}"));
+        let named = tokio::time::timeout(NAMED, async {
+            while self.agent_of(&process).is_none()
+                && state(pid).is_some_and(|(state, _)| state != 'Z')
+            {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        });
+        if named.await.is_err() {
+            tracing::warn!(pid, "an agent was started and has no command line");
+        }
+    }
+
+    async fn spawn(&self, order: &Order) -> Result<String, ProviderError> {
         let file = self.write_settings(order)?;
         let log = self.dir.join(order.agent.as_str()).join("agent.log");
         let output = std::fs::File::create(&log).map_err(|e| failed("write", &log, &e))?;
@@ -203,6 +221,7 @@ impl Processes {
         slipway_daemon::spawn("reap an agent", async move {
             let _ended = child.wait().await;
         });
+        self.named(pid).await;
         Ok(name)
     }
 
@@ -279,7 +298,7 @@ impl FleetProvider for Processes {
     async fn start(&self, order: &Order) -> Result<String, ProviderError> {
         match self.find()?.iter().find(|found| found.agent == order.agent) {
             Some(found) => Ok(found.name()),
-            None => self.spawn(order),
+            None => self.spawn(order).await,
         }
     }
 
