@@ -19,8 +19,9 @@ use crate::state::{App, Inboxes, Lead};
 const TTL: Duration = Duration::from_secs(10);
 /// Between two renewals: two may fail.
 const RENEW: Duration = Duration::from_secs(3);
-/// Between two tries to take it.
-const TRY: Duration = Duration::from_secs(2);
+/// Between two tries to take it: what a killed leader's lease leaves of the 15 s is for its agents' way to
+/// the next one, on a host that may be busy.
+const TRY: Duration = Duration::from_secs(1);
 /// How long the database may take to answer one of these.
 const ANSWER: Duration = Duration::from_secs(2);
 /// So long before the lease could end, a leader that cannot renew stops by itself.
