@@ -212,13 +212,17 @@ async fn identity(
 
 /// Denies stages what is not theirs to reach, where this host can.
 async fn deny(config: &Config) -> anyhow::Result<()> {
-    let list = DenyList::new(&config.allowed_addresses, Path::new("/etc/resolv.conf"))?;
+    let list = deny_list(config)?;
     if let Err(error) = list.enforce().await {
         tracing::warn!(
             "stages can reach this host, private addresses and cloud metadata: {error:#}"
         );
     }
     Ok(())
+}
+
+pub(crate) fn deny_list(config: &Config) -> anyhow::Result<DenyList> {
+    DenyList::new(&config.allowed_addresses, Path::new("/etc/resolv.conf"))
 }
 
 /// Docker with this agent's settings, for trials of the sandbox itself.
@@ -242,5 +246,8 @@ fn docker(
     let socket = (!config.docker.is_empty()).then_some(config.docker.as_str());
     let engine = Engine::connect(socket)?;
     let sandbox = DockerSandbox::new(engine, agent_id.to_owned(), rng.clone(), logins);
-    Ok(Arc::new(sandbox.with_memory(config.memory())))
+    let opening = deny_list(config)?.opening();
+    Ok(Arc::new(
+        sandbox.with_memory(config.memory()).with_opening(opening),
+    ))
 }

@@ -19,7 +19,6 @@ use slipway_daemon::{Clock, Rng};
 use slipway_proto::convert::AttemptKey;
 
 use crate::config::Config;
-use crate::sandbox::deny_list::DenyList;
 use crate::sandbox::{Ended, Sandbox, StageRun};
 
 pub use proof::Proof;
@@ -212,8 +211,7 @@ pub async fn probe(config: &Config, clock: &Clock, rng: &Rng) -> anyhow::Result<
 }
 
 async fn host(config: &Config, user_namespaces: bool, report: &mut Report) {
-    let list = DenyList::new(&config.allowed_addresses, Path::new("/etc/resolv.conf"));
-    let enforced = match list {
+    let enforced = match crate::run::deny_list(config) {
         Ok(list) => list.enforce().await,
         Err(error) => Err(error),
     };

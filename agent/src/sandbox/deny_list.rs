@@ -3,7 +3,9 @@
 //! own namespace, and nothing here.
 //!
 //! A table of its own, replaced as a whole, so that it neither depends on the engine's rules nor loses
-//! to them.
+//! to them. It is the same for every agent of this host. What one agent's settings open beyond it is in a
+//! second table, which goes by interfaces that only agents with the very same openings use ([`Opening`]):
+//! of two agents on one host neither opens anything for the other's stages, nor closes it.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -12,6 +14,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use slipway_core::digest::Digest;
 use tokio::io::AsyncWriteExt as _;
 
 /// Link-local and metadata, loopback, private (RFC 1918), carrier-grade NAT, benchmarks, multicast.
@@ -23,13 +26,38 @@ const DENIED_V6: &str = "::1, ::ffff:0:0/96, fc00::/7, fe80::/10, ff00::/8";
 const LIMIT: Duration = Duration::from_secs(10);
 /// Addresses that may be opened.
 const ALLOWED_MAX: usize = 1_000;
+/// Bits of a packet's mark that say "opened": set in one table, read in the other. A container cannot set
+/// them, because a mark does not leave its network namespace. Orchestrators use other bits.
+const OPENED: &str = "0x00510000";
+/// Characters of a digest that tell one set of openings from another; Linux takes 15 in an interface's
+/// name, most of which tell stages apart.
+const UNIQUE: usize = 4;
+
+/// A set of opened addresses, by its short name: part of the names of the networks of stages that may
+/// reach them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Opening(String);
+
+impl Opening {
+    fn of(allowed: &[SocketAddr]) -> Option<Self> {
+        let lines: Vec<String> = allowed.iter().map(ToString::to_string).collect();
+        let digest = Digest::of(lines.join("\n").as_bytes()).to_string();
+        let unique: String = digest.chars().take(UNIQUE).collect();
+        // No hexadecimal digit: no other stage's interface begins like this.
+        (!allowed.is_empty()).then(|| Self(format!("o{unique}")))
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
 
 /// The list, with what is open in it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct DenyList {
     /// Name servers of this host: the engine asks them from a container's own namespace.
     resolvers: Vec<IpAddr>,
-    /// Opened by an administrator, by address and port.
+    /// Opened by an administrator, by address and port, sorted.
     allowed: Vec<SocketAddr>,
 }
 
@@ -48,6 +76,9 @@ impl DenyList {
                 format!("`allowed_addresses`: `{entry}` is no address and port, like 10.0.3.7:443")
             })
         });
+        let mut allowed: Vec<SocketAddr> = allowed.collect::<anyhow::Result<_>>()?;
+        allowed.sort_unstable();
+        allowed.dedup();
         let text = std::fs::read_to_string(resolv_conf).unwrap_or_default();
         let servers = text.lines().filter_map(|line| {
             let mut words = line.split_whitespace();
@@ -55,25 +86,24 @@ impl DenyList {
         });
         Ok(Self {
             resolvers: servers.collect(),
-            allowed: allowed.collect::<anyhow::Result<_>>()?,
+            allowed,
         })
+    }
+
+    /// `None` where nothing is opened.
+    pub(crate) fn opening(&self) -> Option<Opening> {
+        Opening::of(&self.allowed)
     }
 
     /// As the packet filter reads it (nftables, `man nft`).
     fn ruleset(&self) -> String {
-        let mut open = String::new();
-        let mut rule = |address: IpAddr, what: &str| {
-            let family = if address.is_ipv4() { "ip" } else { "ip6" };
-            // Writing to a string cannot fail.
-            let _written = writeln!(open, "    {family} daddr {address} {what} accept");
-        };
+        let mut asked = String::new();
         for resolver in &self.resolvers {
-            rule(*resolver, "udp dport 53");
-            rule(*resolver, "tcp dport 53");
+            rule(&mut asked, *resolver, "udp dport 53 accept");
+            rule(&mut asked, *resolver, "tcp dport 53 accept");
         }
-        for allowed in &self.allowed {
-            rule(allowed.ip(), &format!("tcp dport {}", allowed.port()));
-        }
+        let opening = self.opening();
+        let opened = opening.map_or(String::new(), |opening| self.opened(&opening));
         format!(
             "add table inet slipway_ci\n\
              delete table inet slipway_ci\n\
@@ -89,15 +119,48 @@ impl DenyList {
              \x20 chain outgoing {{\n\
              \x20   ct state established,related accept\n\
              \x20   oifname \"ci-*\" accept\n\
-             {open}\
+             {asked}\
+             \x20   meta mark & {OPENED} == {OPENED} accept\n\
              \x20   ip daddr {{ {DENIED_V4} }} reject with icmpx admin-prohibited\n\
              \x20   ip6 daddr {{ {DENIED_V6} }} reject with icmpx admin-prohibited\n\
              \x20 }}\n\
              \x20 chain host {{\n\
              \x20   ct state established,related accept\n\
              \x20   icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit }} accept\n\
-             {open}\
+             {asked}\
+             \x20   meta mark & {OPENED} == {OPENED} accept\n\
              \x20   reject with icmpx admin-prohibited\n\
+             \x20 }}\n\
+             }}\n\
+             {opened}"
+        )
+    }
+
+    /// The table that marks what is opened, before the other one looks.
+    fn opened(&self, opening: &Opening) -> String {
+        let mut marked = String::new();
+        for allowed in &self.allowed {
+            let what = format!(
+                "tcp dport {} meta mark set meta mark | {OPENED}",
+                allowed.port()
+            );
+            rule(&mut marked, allowed.ip(), &what);
+        }
+        let name = opening.as_str();
+        format!(
+            "add table inet slipway_ci_{name}\n\
+             delete table inet slipway_ci_{name}\n\
+             table inet slipway_ci_{name} {{\n\
+             \x20 chain forward {{\n\
+             \x20   type filter hook forward priority filter - 11; policy accept;\n\
+             \x20   iifname \"ci-{name}*\" jump opened\n\
+             \x20 }}\n\
+             \x20 chain input {{\n\
+             \x20   type filter hook input priority filter - 11; policy accept;\n\
+             \x20   iifname \"ci-{name}*\" jump opened\n\
+             \x20 }}\n\
+             \x20 chain opened {{\n\
+             {marked}\
              \x20 }}\n\
              }}\n"
         )
@@ -134,6 +197,12 @@ impl DenyList {
     }
 }
 
+fn rule(rules: &mut String, address: IpAddr, what: &str) {
+    let family = if address.is_ipv4() { "ip" } else { "ip6" };
+    // Writing to a string cannot fail.
+    let _written = writeln!(rules, "    {family} daddr {address} {what}");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,24 +215,40 @@ mod tests {
     }
 
     #[test]
-    fn name_servers_and_what_the_settings_open_come_before_what_is_denied() {
-        let rules = list(
-            &["10.0.3.7:443", "[fd00::7]:5000"],
-            "# comment\nsearch a\nnameserver 192.168.1.1\nnameserver nonsense\nnameserver\n",
-        )
-        .unwrap()
-        .ruleset();
+    fn name_servers_come_before_what_is_denied_and_nonsense_does_not() {
+        let resolv =
+            "# comment\nsearch a\nnameserver 192.168.1.1\nnameserver nonsense\nnameserver\n";
+        let rules = list(&[], resolv).unwrap().ruleset();
         let denied = rules.find("ip daddr { 0.0.0.0/8").unwrap();
-        for open in [
-            "ip daddr 192.168.1.1 udp dport 53 accept",
-            "ip daddr 10.0.3.7 tcp dport 443 accept",
-            "ip6 daddr fd00::7 tcp dport 5000 accept",
-        ] {
-            let at = rules.find(open).unwrap();
-            assert!(at < denied, "{rules}");
-            assert_eq!(rules.matches(open).count(), 2, "outside, and on this host");
-        }
+        let asked = "ip daddr 192.168.1.1 udp dport 53 accept";
+        assert!(rules.find(asked).unwrap() < denied, "{rules}");
+        assert_eq!(rules.matches(asked).count(), 2, "outside, and on this host");
         assert!(!rules.contains("nonsense"));
+        assert_eq!(list(&[], resolv).unwrap().opening(), None);
+    }
+
+    #[test]
+    fn what_one_agent_opens_is_in_a_table_of_its_own_and_the_common_one_is_alike_for_all() {
+        let (one, other) = ("10.0.3.7:443", "[fd00::7]:5000");
+        let both = list(&[one, other], "").unwrap();
+        let same = list(&[other, one, one], "").unwrap();
+        assert_eq!(
+            both.opening(),
+            same.opening(),
+            "the same, in whatever order"
+        );
+        let only = list(&[one], "").unwrap();
+        assert_ne!(both.opening(), only.opening());
+        let name = both.opening().unwrap();
+        assert!(format!("ci-{}", name.as_str()).len() == 8);
+        let (rules, closed) = (both.ruleset(), list(&[], "").unwrap().ruleset());
+        let own = rules.strip_prefix(&closed).expect("the common table first");
+        for (family, address, port) in [("ip", "10.0.3.7", 443), ("ip6", "fd00::7", 5_000)] {
+            let marked = format!("{family} daddr {address} tcp dport {port} meta mark set");
+            assert_eq!(own.matches(&marked).count(), 1, "{own}");
+        }
+        assert!(own.contains(&format!("iifname \"ci-{}*\" jump opened", name.as_str())));
+        assert!(!closed.contains("meta mark set"));
     }
 
     #[test]

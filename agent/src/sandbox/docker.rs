@@ -25,6 +25,7 @@ use tokio::sync::{OnceCell, mpsc};
 
 pub use networks::SHARED;
 
+use super::deny_list::Opening;
 use super::profile::{Confinement, confine};
 use super::{Ended, EngineSaid, ImageMade, ImageRun, Sandbox, SandboxError, StageRun};
 
@@ -47,6 +48,8 @@ pub struct DockerSandbox {
     rng: Rng,
     logins: Logins,
     memory: Option<u64>,
+    /// What stages may reach beyond the deny list.
+    opening: Option<Opening>,
     /// As long as the engine has not been away.
     facts: Arc<Mutex<Option<EngineFacts>>>,
     /// Whether the shared network was made sure of.
@@ -77,6 +80,7 @@ impl DockerSandbox {
             rng,
             logins,
             memory: None,
+            opening: None,
             facts: Arc::default(),
             shared: Arc::default(),
         }
@@ -86,6 +90,13 @@ impl DockerSandbox {
     #[must_use]
     pub fn with_memory(mut self, bytes: Option<u64>) -> Self {
         self.memory = bytes;
+        self
+    }
+
+    /// Stages may reach what this opens.
+    #[must_use]
+    pub(crate) fn with_opening(mut self, opening: Option<Opening>) -> Self {
+        self.opening = opening;
         self
     }
 

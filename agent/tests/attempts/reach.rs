@@ -134,15 +134,22 @@ async fn hostile_h092_a_stage_reaches_the_world_and_neither_this_host_nor_privat
             format!("$(ip route | awk '/default/ {{print $3}}'):{own_port}"),
         ])
         .collect();
-    let key = world.assign(&[&try_all(&targets)], |_, _| {}).await;
-    assert_eq!(world.result(&key).await.exit_code, 0);
-    let log = world.log_closed(&key).await;
-    let reached: Vec<&str> = log
-        .lines()
-        .filter(|line| line.starts_with("reached "))
-        .collect();
-    let open = [PUBLIC, OPENED].map(|address| format!("reached {address}:{PORT}"));
-    assert_eq!(reached, open, "{log}");
+    // An agent beside it that opens nothing neither closes it for this one, nor has it open.
+    let mut closed = World::new(&[]).await;
+    closed.start_agent().await;
+    for (world, open) in [
+        (&mut world, &[PUBLIC, OPENED][..]),
+        (&mut closed, &[PUBLIC]),
+    ] {
+        let key = world.assign(&[&try_all(&targets)], |_, _| {}).await;
+        assert_eq!(world.result(&key).await.exit_code, 0);
+        let log = world.log_closed(&key).await;
+        let reached = log.lines().filter(|line| line.starts_with("reached "));
+        let open = open
+            .iter()
+            .map(|address| format!("reached {address}:{PORT}"));
+        assert!(reached.eq(open), "{log}");
+    }
     std::fs::write(world.workspace(&other).join("go"), "").unwrap();
     assert_eq!(world.result(&other).await.exit_code, 0);
     drop(outside);
