@@ -102,7 +102,10 @@ suites! {
     rollouts::starting_twice_with_one_key_is_one_rollout,
     locks::the_lock_has_one_holder_and_goes_to_the_next,
     together::attempts_that_begin_together_are_judged_one_by_one,
+    together::builds_that_are_made_together_are_judged_one_by_one,
+    together::heads_that_are_seen_together_end_with_the_last_of_each,
     together::results_that_arrive_together_are_judged_one_by_one,
+    together::rows_that_are_asked_for_together_go_to_whoever_asked,
     together::stages_given_out_together_are_judged_one_by_one,
 }
 

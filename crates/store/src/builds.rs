@@ -4,7 +4,6 @@ use slipway_core::build::Need;
 use slipway_core::id::{BuildId, DeliveryId, RepoId, StageId};
 use slipway_core::time::Timestamp;
 
-use crate::creation;
 use crate::db::Db;
 use crate::error::StoreError;
 use crate::sql::{args, sql};
@@ -159,6 +158,8 @@ pub struct BuildRow {
 /// What decides about the files that a later stage begins with.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct LayerRow {
+    /// Its build.
+    pub build_id: String,
     /// The stage's name in its build.
     pub stage_name: String,
     /// Its needs, as JSON.
@@ -243,8 +244,7 @@ impl Db {
     /// # Errors
     /// When it cannot be made durable.
     pub async fn create_build(&self, new: NewBuild) -> Result<Created, StoreError> {
-        self.write(move |tx| Box::pin(creation::create(tx, new)))
-            .await
+        self.groups().creations.submit(new).await
     }
 
     /// A build.
@@ -252,7 +252,10 @@ impl Db {
     /// # Errors
     /// When the database is away.
     pub async fn build(&self, id: &BuildId) -> Result<Option<BuildRow>, StoreError> {
-        self.row(sql!("builds/get"), args![id.as_str()]).await
+        match self {
+            Self::Postgres(db) => Ok(db.lookups.builds.ask(id.as_str()).await?.pop()),
+            Self::Sqlite(_) => self.row(sql!("builds/get"), args![id.as_str()]).await,
+        }
     }
 
     /// Builds, newest first.
@@ -281,8 +284,13 @@ impl Db {
     /// # Errors
     /// When the database is away.
     pub async fn layers(&self, build: &BuildId) -> Result<Vec<LayerRow>, StoreError> {
-        self.rows(sql!("build_stages/layers"), args![build.as_str()])
-            .await
+        match self {
+            Self::Postgres(db) => db.lookups.layers.ask(build.as_str()).await,
+            Self::Sqlite(_) => {
+                self.rows(sql!("build_stages/layers"), args![build.as_str()])
+                    .await
+            }
+        }
     }
 
     /// One stage.
@@ -290,7 +298,10 @@ impl Db {
     /// # Errors
     /// When the database is away.
     pub async fn stage(&self, id: &StageId) -> Result<Option<StageRow>, StoreError> {
-        self.row(sql!("build_stages/get"), args![id.as_str()]).await
+        match self {
+            Self::Postgres(db) => Ok(db.lookups.stages.ask(id.as_str()).await?.pop()),
+            Self::Sqlite(_) => self.row(sql!("build_stages/get"), args![id.as_str()]).await,
+        }
     }
 
     /// A reconciled build of this commit that no delivery has claimed yet.

@@ -90,7 +90,11 @@ async fn insert_stages(tx: &mut Tx, new: &NewBuild) -> Result<(), StoreError> {
 }
 
 /// As the statement for all stages reads it.
-fn row(new: &NewBuild, idx: i64, stage: &NewStage) -> Result<serde_json::Value, StoreError> {
+pub(crate) fn row(
+    new: &NewBuild,
+    idx: i64,
+    stage: &NewStage,
+) -> Result<serde_json::Value, StoreError> {
     let group = stage.group.as_ref();
     Ok(serde_json::json!({
         "stage_id": stage.stage_id.as_str(),
@@ -168,7 +172,7 @@ async fn insert_stage(
         .map(|_| ())
 }
 
-async fn supersede(
+pub(crate) async fn supersede(
     tx: &mut Tx,
     new: &NewBuild,
 ) -> Result<Vec<(String, i64, Option<String>)>, StoreError> {

@@ -10,6 +10,7 @@ use sqlx::sqlite::{
 
 use crate::error::StoreError;
 use crate::groups::Groups;
+use crate::lookups::Lookups;
 use crate::sql::{self, Arg, Rows};
 use crate::writer::Writer;
 
@@ -37,6 +38,7 @@ pub struct Postgres {
     pub(crate) pool: PgPool,
     pub(crate) writer: Writer,
     pub(crate) groups: Groups,
+    pub(crate) lookups: Lookups,
 }
 
 /// A database of either engine. Cheap to clone.
@@ -114,6 +116,7 @@ impl Db {
                     .await?;
                 let writer = Writer::postgres(pool.clone());
                 Self::Postgres(Postgres {
+                    lookups: Lookups::start(&pool),
                     pool,
                     groups: Groups::start(&writer),
                     writer,

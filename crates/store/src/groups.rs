@@ -1,21 +1,27 @@
 //! Like writes that wait at once are one command: what agents report comes in bursts, and a burst then costs
 //! as many round trips as one report. There is no timer: what is alone is written alone.
 //!
-//! Does not know what is written; `finish` and `queue` say that.
+//! Does not know what is written; `creations`, `finish`, `inbox`, `queue` and `repositories` say that.
 
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::builds::{Created, NewBuild};
+use crate::creations::create_together;
 use crate::error::StoreError;
 use crate::queue::Beginning;
+use crate::repositories::{SeenHead, put_heads_together};
 use crate::results::{AttemptResult, Finished};
 use crate::writer::{Tx, Writer, in_background};
-use crate::{finish, queue};
+use crate::{finish, inbox, queue};
 
 /// Writes that wait; beyond it callers wait.
 const QUEUE: usize = 1_024;
 /// Writes of one command.
 const GROUP: usize = 64;
+/// Only a leader may do these.
+const LEADERS: bool = true;
+const ANYBODYS: bool = false;
 
 /// Writes all of them and answers each, in order.
 type Together<I, O> = for<'t> fn(&'t mut Tx, Vec<I>) -> BoxFuture<'t, Result<Vec<O>, StoreError>>;
@@ -23,6 +29,12 @@ type Together<I, O> = for<'t> fn(&'t mut Tx, Vec<I>) -> BoxFuture<'t, Result<Vec
 struct Waiting<I, O> {
     one: I,
     answer: oneshot::Sender<Result<O, StoreError>>,
+}
+
+/// How one kind of write is done.
+struct Kind<I, O> {
+    leaders: bool,
+    together: Together<I, O>,
 }
 
 /// The door for one kind of write. Cheap to clone.
@@ -35,13 +47,21 @@ pub(crate) struct Group<I, O> {
 pub(crate) struct Groups {
     pub(crate) results: Group<AttemptResult, Finished>,
     pub(crate) beginnings: Group<Beginning, bool>,
+    pub(crate) creations: Group<NewBuild, Created>,
+    pub(crate) heads: Group<SeenHead, ()>,
+    /// Deliveries that are about to be looked at.
+    pub(crate) tries: Group<String, ()>,
 }
 
 impl Groups {
     pub(crate) fn start(writer: &Writer) -> Self {
         Self {
-            results: Group::start(writer.clone(), finish::together),
-            beginnings: Group::start(writer.clone(), queue::begin_together),
+            results: Group::start(writer, LEADERS, finish::together),
+            beginnings: Group::start(writer, LEADERS, queue::begin_together),
+            // A second one is refused by the database: whoever wants may try.
+            creations: Group::start(writer, ANYBODYS, create_together),
+            heads: Group::start(writer, ANYBODYS, put_heads_together),
+            tries: Group::start(writer, ANYBODYS, inbox::count_together),
         }
     }
 }
@@ -55,10 +75,10 @@ impl<I, O> Clone for Group<I, O> {
 }
 
 impl<I: Clone + Send + 'static, O: Send + 'static> Group<I, O> {
-    /// Only a leader may do them.
-    pub(crate) fn start(writer: Writer, together: Together<I, O>) -> Self {
+    fn start(writer: &Writer, leaders: bool, together: Together<I, O>) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        in_background(serve(writer, waiting, together));
+        let kind = Kind { leaders, together };
+        in_background(serve(writer.clone(), waiting, kind));
         Self { queue }
     }
 
@@ -75,12 +95,12 @@ impl<I: Clone + Send + 'static, O: Send + 'static> Group<I, O> {
 async fn serve<I: Clone + Send + 'static, O: Send + 'static>(
     writer: Writer,
     mut waiting: mpsc::Receiver<Waiting<I, O>>,
-    together: Together<I, O>,
+    kind: Kind<I, O>,
 ) {
     let mut group: Vec<Waiting<I, O>> = Vec::with_capacity(GROUP);
     while waiting.recv_many(&mut group, GROUP).await > 0 {
         let all = group.iter().map(|w| w.one.clone()).collect();
-        match write(&writer, all, together).await {
+        match write(&writer, all, &kind).await {
             Ok(all) => {
                 for (waiting, outcome) in group.drain(..).zip(all) {
                     waiting.answer(Ok(outcome));
@@ -99,7 +119,7 @@ async fn serve<I: Clone + Send + 'static, O: Send + 'static>(
             // One of them is at fault: the others must not fail with it.
             Err(_) => {
                 for waiting in group.drain(..) {
-                    let alone = write(&writer, vec![waiting.one.clone()], together).await;
+                    let alone = write(&writer, vec![waiting.one.clone()], &kind).await;
                     let missing = || StoreError::Corrupt("a write without an answer".to_owned());
                     waiting.answer(alone.and_then(|mut all| all.pop().ok_or_else(missing)));
                 }
@@ -118,7 +138,9 @@ impl<I, O> Waiting<I, O> {
 async fn write<I: Send + 'static, O: Send + 'static>(
     writer: &Writer,
     all: Vec<I>,
-    together: Together<I, O>,
+    kind: &Kind<I, O>,
 ) -> Result<Vec<O>, StoreError> {
-    writer.submit(true, move |tx| together(tx, all)).await
+    let together = kind.together;
+    let written = writer.submit(kind.leaders, move |tx| together(tx, all));
+    written.await
 }

@@ -1,11 +1,13 @@
 //! The inbox: an authentic webhook delivery is a committed row before it is answered.
 
+use futures::future::BoxFuture;
 use slipway_core::id::{BuildId, DeliveryId, HookId, RepoId};
 use slipway_core::time::Timestamp;
 
 use crate::db::Db;
 use crate::error::StoreError;
 use crate::sql::{args, sql};
+use crate::writer::Tx;
 
 /// A delivery to be recorded.
 #[derive(Clone, Debug)]
@@ -176,15 +178,7 @@ impl Db {
     /// # Errors
     /// When it cannot be made durable.
     pub async fn count_delivery_try(&self, id: &DeliveryId) -> Result<(), StoreError> {
-        let id = id.to_string();
-        self.write(move |tx| {
-            Box::pin(async move {
-                tx.execute(sql!("inbox/count_try"), args![id])
-                    .await
-                    .map(|_| ())
-            })
-        })
-        .await
+        self.groups().tries.submit(id.to_string()).await
     }
 
     /// Puts a quarantined or ignored delivery back to pending (after an upgrade, or by hand).
@@ -209,4 +203,24 @@ impl Db {
             .await?;
         Ok(row.map_or(0, |r| r.number))
     }
+}
+
+/// Counts a try at each of these.
+pub(crate) fn count_together(
+    tx: &mut Tx,
+    ids: Vec<String>,
+) -> BoxFuture<'_, Result<Vec<()>, StoreError>> {
+    Box::pin(async move {
+        let answers = vec![(); ids.len()];
+        if matches!(tx, Tx::Postgres(_)) && ids.len() > 1 {
+            let ids = serde_json::json!(ids).to_string();
+            tx.execute(sql!("inbox/count_tries.postgres"), args![ids])
+                .await?;
+            return Ok(answers);
+        }
+        for id in ids {
+            tx.execute(sql!("inbox/count_try"), args![id]).await?;
+        }
+        Ok(answers)
+    })
 }

@@ -137,8 +137,13 @@ impl Db {
     /// # Errors
     /// When the database is away.
     pub async fn queue_of_build(&self, build: &BuildId) -> Result<Vec<QueueRow>, StoreError> {
-        self.rows(sql!("build_stages/queue_of_build"), args![build.as_str()])
-            .await
+        match self {
+            Self::Postgres(db) => db.lookups.queues.ask(build.as_str()).await,
+            Self::Sqlite(_) => {
+                self.rows(sql!("build_stages/queue_of_build"), args![build.as_str()])
+                    .await
+            }
+        }
     }
 
     /// Gives stages to agents. For each: whether it holds. What does not hold was changed by somebody

@@ -1,11 +1,15 @@
 //! Repositories, their hooks, the last seen heads, schedules and sealed secrets.
 
+use std::collections::BTreeMap;
+
+use futures::future::BoxFuture;
 use slipway_core::id::{HookId, RepoId};
 use slipway_core::time::Timestamp;
 
 use crate::db::Db;
 use crate::error::StoreError;
 use crate::sql::{args, sql};
+use crate::writer::Tx;
 
 /// A repository that Slipway builds.
 #[derive(Clone, Debug, sqlx::FromRow)]
@@ -74,6 +78,15 @@ struct Sealed {
 #[derive(sqlx::FromRow)]
 struct Name {
     name: String,
+}
+
+/// A head as it was seen; without a commit, that the ref is gone.
+#[derive(Clone)]
+pub(crate) struct SeenHead {
+    repo: String,
+    name: String,
+    sha: Option<String>,
+    now: Timestamp,
 }
 
 impl Db {
@@ -188,6 +201,20 @@ impl Db {
         Ok(rows.into_iter().map(|h| (h.ref_name, h.sha)).collect())
     }
 
+    /// The commit of one head, as last seen.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn ref_head(
+        &self,
+        repo: &RepoId,
+        ref_name: &str,
+    ) -> Result<Option<String>, StoreError> {
+        let args = args![repo.as_str(), ref_name];
+        let row: Option<Head> = self.row(sql!("ref_heads/get"), args).await?;
+        Ok(row.map(|head| head.sha))
+    }
+
     /// Remembers a head; `None` forgets a deleted ref.
     ///
     /// # Errors
@@ -199,27 +226,13 @@ impl Db {
         sha: Option<&str>,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let (repo, name, sha) = (
-            repo.to_string(),
-            ref_name.to_owned(),
-            sha.map(str::to_owned),
-        );
-        self.write(move |tx| {
-            Box::pin(async move {
-                match sha {
-                    Some(sha) => {
-                        tx.execute(sql!("ref_heads/put"), args![repo, name, sha, now])
-                            .await?
-                    }
-                    None => {
-                        tx.execute(sql!("ref_heads/remove"), args![repo, name])
-                            .await?
-                    }
-                };
-                Ok(())
-            })
-        })
-        .await
+        let seen = SeenHead {
+            repo: repo.to_string(),
+            name: ref_name.to_owned(),
+            sha: sha.map(str::to_owned),
+            now,
+        };
+        self.groups().heads.submit(seen).await
     }
 
     /// Replaces the schedules of a repository: (name, expression, next due).
@@ -329,4 +342,41 @@ impl Db {
             .await?;
         Ok(rows.into_iter().map(|r| r.name).collect())
     }
+}
+
+/// Remembers heads that were seen at once; of one ref the last.
+pub(crate) fn put_heads_together(
+    tx: &mut Tx,
+    seen: Vec<SeenHead>,
+) -> BoxFuture<'_, Result<Vec<()>, StoreError>> {
+    Box::pin(async move {
+        let answers = vec![(); seen.len()];
+        let last: BTreeMap<(String, String), (Option<String>, Timestamp)> = seen
+            .into_iter()
+            .map(|head| ((head.repo, head.name), (head.sha, head.now)))
+            .collect();
+        let at_once = matches!(tx, Tx::Postgres(_)) && last.len() > 1;
+        let mut put = Vec::new();
+        for ((repo, name), (sha, now)) in last {
+            match sha {
+                Some(sha) if at_once => put.push(serde_json::json!({
+                    "repo_id": repo, "ref_name": name, "sha": sha, "seen_ms": now.as_millis(),
+                })),
+                Some(sha) => {
+                    let args = args![repo, name, sha, now];
+                    tx.execute(sql!("ref_heads/put"), args).await?;
+                }
+                None => {
+                    tx.execute(sql!("ref_heads/remove"), args![repo, name])
+                        .await?;
+                }
+            }
+        }
+        if !put.is_empty() {
+            let put = serde_json::Value::Array(put).to_string();
+            tx.execute(sql!("ref_heads/put_all.postgres"), args![put])
+                .await?;
+        }
+        Ok(answers)
+    })
 }

@@ -257,20 +257,45 @@ pub(crate) async fn settle_all(
     let known = lock_and_read(tx, builds).await?;
     let mut changes = BTreeMap::new();
     let (mut ready, mut latest) = (Vec::new(), Timestamp::default());
+    let mut moved = Vec::new();
     for (build, now) in builds {
         let (before, graph) = known.get(build).cloned().unwrap_or_default();
         let change = follow(tx, build, *now, &graph).await?;
         if before.is_some_and(|before| before != change.status.as_str()) {
-            let status = change.status;
-            let args = args![build, status.as_str(), *now, status.is_final()];
-            tx.execute(sql!("builds/set_status"), args).await?;
+            moved.push((build, change.status, *now));
         }
         ready.extend(change.ready.iter().cloned());
         latest = latest.max(*now);
         changes.insert(build.clone(), change);
     }
+    set_statuses(tx, &moved).await?;
     set_ready(tx, &ready, latest).await?;
     Ok(changes)
+}
+
+async fn set_statuses(
+    tx: &mut Tx,
+    moved: &[(&String, BuildStatus, Timestamp)],
+) -> Result<(), StoreError> {
+    if matches!(tx, Tx::Postgres(_)) && moved.len() > 1 {
+        let moved = moved.iter().map(|(build, status, now)| {
+            serde_json::json!({
+                "build_id": build,
+                "status": status.as_str(),
+                "now": now.as_millis(),
+                "final": i64::from(status.is_final()),
+            })
+        });
+        let moved = serde_json::Value::Array(moved.collect()).to_string();
+        tx.execute(sql!("builds/set_statuses.postgres"), args![moved])
+            .await?;
+        return Ok(());
+    }
+    for (build, status, now) in moved {
+        let args = args![*build, status.as_str(), *now, status.is_final()];
+        tx.execute(sql!("builds/set_status"), args).await?;
+    }
+    Ok(())
 }
 
 /// Of each build: its status before, and its stages. Two stages of one build may end at once on PostgreSQL:

@@ -177,9 +177,7 @@ impl Scheduler {
         }
         changed.sort();
         changed.dedup();
-        for build in changed {
-            self.refresh(&build).await?;
-        }
+        self.refresh_all(changed).await?;
         if swept {
             self.sweep().await?;
             self.app.logs.sweep().await;

@@ -118,11 +118,11 @@ async fn handle(
         }
     }
     match (built, gone) {
-        // `create_build` decided it in its own transaction when the build is new.
-        (Some((build, new)), _) => {
-            let state = if new { "built" } else { "attached" };
+        // Decided by the transaction that made the build.
+        (Some((_, true)), _) => Ok(Look::Decided),
+        (Some((build, false)), _) => {
             let build: Option<BuildId> = build.parse().ok();
-            decide(app, id, state, state, build.as_ref()).await
+            decide(app, id, "attached", "attached", build.as_ref()).await
         }
         (None, Some(problem)) => quarantine(app, id, &problem).await,
         (None, None) => {
@@ -215,11 +215,7 @@ async fn is_newest(
     push: &Push,
     wanted: &Wanted,
 ) -> Result<bool, StoreError> {
-    let heads = app.db.ref_heads(repo).await?;
-    let known = heads
-        .into_iter()
-        .find(|(name, _)| *name == push.ref_name)
-        .map(|(_, sha)| sha);
+    let known = app.db.ref_head(repo, &push.ref_name).await?;
     let head = match &known {
         None => Head::Unknown,
         Some(sha) if *sha == push.after => Head::Same,

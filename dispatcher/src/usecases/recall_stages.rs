@@ -28,6 +28,7 @@ pub async fn recall_stages(app: &App, id: &BuildId) -> Result<Option<BuildChange
     let layers: Vec<LayerRow> = stages
         .iter()
         .map(|stage| LayerRow {
+            build_id: stage.build_id.clone(),
             stage_name: stage.stage_name.clone(),
             needs: stage.needs.clone(),
             output_layer: stage.output_layer.clone(),

@@ -5,7 +5,7 @@ use slipway_core::id::{DeliveryId, RepoId};
 use super::sample::{at, build_id, hook_id, new_build, repo_id, repository, stage, stage_id, ulid};
 use crate::{Created, Db, NewDelivery, Recorded};
 
-fn delivery(n: u32, host_id: &str, body: &str) -> NewDelivery {
+pub(super) fn delivery(n: u32, host_id: &str, body: &str) -> NewDelivery {
     NewDelivery {
         id: ulid(n).parse().expect("an id"),
         hook_id: hook_id(),

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use futures::future::join_all;
 use slipway_core::build::{BuildStatus, StageState};
 
+use super::inbox::delivery;
 use super::sample::{
-    agent, assign, at, build_id, new_build, repository, result, stage, stage_id, state_of,
+    agent, assign, at, build_id, new_build, repo_id, repository, result, stage, stage_id, state_of,
+    ulid,
 };
-use crate::{Acceptance, Assignment, AttemptRow, Db};
+use crate::{Acceptance, Assignment, AttemptRow, Created, Db, NewBuild, StoreError};
 
 async fn only(db: &Db, n: u32) -> AttemptRow {
     let mut all = db.attempts(&stage_id(1, n)).await.expect("readable");
@@ -189,4 +191,154 @@ pub async fn stages_given_out_together_are_judged_one_by_one(db: Db) {
             .expect("readable")
             .is_empty()
     );
+}
+
+/// Builds that are made together: numbered in their order, one per event, each older one of a lane replaced by
+/// the next, and each delivery decided; one that cannot be made takes no other with it.
+pub async fn builds_that_are_made_together_are_judged_one_by_one(db: Db) {
+    repository(&db).await;
+    for n in 11..=13 {
+        db.record_delivery(delivery(n, &format!("from-{n}"), "x"))
+            .await
+            .expect("stored");
+    }
+    let of = |n: u32, lane: Option<&str>, delivered: Option<u32>| NewBuild {
+        lane: lane.map(str::to_owned),
+        delivery: delivered.map(|n| ulid(n).parse().expect("an id")),
+        ..new_build(n, vec![stage(n, 1, &[]), stage(n, 2, &[1])])
+    };
+    let mut again = of(3, None, Some(12));
+    again.event_key = Some("event-1".to_owned());
+    let mut strange = of(5, None, None);
+    strange.repo_id = ulid(77).parse().expect("an id");
+    let mut ended = of(6, None, None);
+    (ended.status, ended.event_key) = (BuildStatus::Failed, None);
+    for together in [true, false] {
+        let all = match together {
+            true => vec![
+                of(1, Some("main"), Some(11)),
+                of(2, Some("main"), None),
+                again.clone(),
+                of(4, Some("other"), Some(13)),
+                ended.clone(),
+            ],
+            // With one that cannot be made.
+            false => vec![strange.clone(), of(7, None, None), again.clone()],
+        };
+        let made = join_all(all.into_iter().map(|new| db.create_build(new))).await;
+        let new = |number| Created::New {
+            number,
+            superseded: Vec::new(),
+        };
+        let joined = Created::Existing(build_id(1).to_string());
+        let said: Vec<_> = made.into_iter().map(Result::ok).collect();
+        let expected = match together {
+            true => vec![
+                Some(new(1)),
+                Some(new(2)),
+                Some(joined),
+                Some(new(3)),
+                Some(new(4)),
+            ],
+            false => vec![None, Some(new(5)), Some(joined)],
+        };
+        assert_eq!(said, expected);
+    }
+    builds_left_their_marks(&db).await;
+}
+
+/// What is stored of those builds.
+async fn builds_left_their_marks(db: &Db) {
+    let build = |n| async move {
+        let row = db.build(&build_id(n)).await.expect("readable");
+        row.expect("there")
+    };
+    let first = build(1).await;
+    assert_eq!(first.superseded_by.as_deref(), Some(build_id(2).as_str()));
+    assert_eq!(state_of(db, &stage_id(1, 1)).await, "superseded");
+    for n in [2, 4, 7] {
+        assert_eq!(build(n).await.superseded_by, None, "build {n}");
+        assert_eq!(state_of(db, &stage_id(n, 1)).await, "ready", "build {n}");
+        assert_eq!(state_of(db, &stage_id(n, 2)).await, "waiting", "build {n}");
+    }
+    let ended = build(6).await;
+    assert_eq!((ended.status.as_str(), ended.duration), ("failed", Some(0)));
+    for (n, state, of) in [(11, "built", 1), (12, "attached", 1), (13, "built", 4)] {
+        let row = db.delivery(&ulid(n).parse().expect("an id")).await;
+        let row = row.expect("readable").expect("there");
+        let build = build_id(of).to_string();
+        assert_eq!((row.state.as_str(), row.build_id), (state, Some(build)));
+    }
+}
+
+/// Rows that are asked for together: to each its own, also to two that ask for the same, and nothing for what
+/// is not there.
+pub async fn rows_that_are_asked_for_together_go_to_whoever_asked(db: Db) {
+    two_builds(&db).await;
+    let asked = [
+        stage_id(1, 1),
+        stage_id(2, 1),
+        stage_id(1, 1),
+        stage_id(1, 99),
+    ];
+    let rows = join_all(asked.iter().map(|id| db.stage(id))).await;
+    let rows: Vec<_> = rows
+        .into_iter()
+        .map(|row: Result<_, StoreError>| row.expect("readable").map(|row| row.stage_id))
+        .collect();
+    let there = |b, n| Some(stage_id(b, n).to_string());
+    assert_eq!(rows, [there(1, 1), there(2, 1), there(1, 1), None]);
+
+    let builds = [build_id(2), build_id(1), build_id(9)];
+    let rows = join_all(builds.iter().map(|id| db.build(id))).await;
+    let rows: Vec<_> = rows
+        .into_iter()
+        .map(|row| row.expect("readable").map(|row| row.build_id))
+        .collect();
+    let there = |n| Some(build_id(n).to_string());
+    assert_eq!(rows, [there(2), there(1), None]);
+
+    let queues = join_all(builds.iter().map(|id| db.queue_of_build(id))).await;
+    let ready: Vec<usize> = queues
+        .into_iter()
+        .map(|rows| rows.expect("readable").len())
+        .collect();
+    assert_eq!(ready, [1, 6, 0]);
+    let layers = join_all(builds.iter().map(|id| db.layers(id))).await;
+    let names: Vec<Vec<String>> = layers
+        .into_iter()
+        .map(|rows| {
+            let rows = rows.expect("readable").into_iter();
+            rows.map(|row| row.stage_name).collect()
+        })
+        .collect();
+    let all: Vec<String> = (1..=7).map(|n| format!("stage-{n}")).collect();
+    assert_eq!(names, [vec!["stage-1".to_owned()], all, vec![]]);
+}
+
+/// Heads that are seen together: of each ref the last.
+pub async fn heads_that_are_seen_together_end_with_the_last_of_each(db: Db) {
+    repository(&db).await;
+    let repo = repo_id();
+    let seen = [
+        ("refs/heads/main", Some("a")),
+        ("refs/heads/next", Some("b")),
+        ("refs/heads/gone", Some("c")),
+        ("refs/heads/main", Some("d")),
+        ("refs/heads/gone", None),
+    ];
+    let seen = seen.map(|(name, sha)| db.put_ref_head(&repo, name, sha, at(1)));
+    for stored in join_all(seen).await {
+        stored.expect("stored");
+    }
+    let heads = db.ref_heads(&repo).await.expect("readable");
+    let heads: Vec<_> = heads
+        .iter()
+        .map(|(name, sha)| (name.as_str(), sha.as_str()))
+        .collect();
+    assert_eq!(heads, [("refs/heads/main", "d"), ("refs/heads/next", "b")]);
+    let main = db.ref_head(&repo, "refs/heads/main").await;
+    assert_eq!(main.expect("readable").as_deref(), Some("d"));
+    let gone = db.ref_head(&repo, "refs/heads/gone").await;
+    assert_eq!(gone.expect("readable"), None);
 }

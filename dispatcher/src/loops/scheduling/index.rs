@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures::{StreamExt as _, TryStreamExt as _};
 use slipway_core::build::back_off_end;
 use slipway_core::id::{BuildId, RepoId, StageId};
 use slipway_core::lease::grantor::Event;
@@ -12,6 +13,9 @@ use slipway_core::time::Timestamp;
 use slipway_store::{QueueRow, StoreError};
 
 use super::Scheduler;
+
+/// Builds that are read at once: the store reads so many in one statement.
+const READ_AT_ONCE: usize = 64;
 
 /// A row of the queue, read.
 enum Entry {
@@ -113,6 +117,21 @@ impl Scheduler {
     pub(super) async fn refresh(&mut self, build: &BuildId) -> Result<(), StoreError> {
         let rows = self.app.db.queue_of_build(build).await?;
         self.apply(build, &rows, false);
+        Ok(())
+    }
+
+    /// Re-reads several builds, at once.
+    pub(super) async fn refresh_all(&mut self, builds: Vec<BuildId>) -> Result<(), StoreError> {
+        let db = &self.app.db;
+        let read = builds.into_iter().map(|build| async move {
+            let rows = db.queue_of_build(&build).await?;
+            Ok::<_, StoreError>((build, rows))
+        });
+        let read = futures::stream::iter(read).buffered(READ_AT_ONCE);
+        let read: Vec<(BuildId, Vec<QueueRow>)> = read.try_collect().await?;
+        for (build, rows) in read {
+            self.apply(&build, &rows, false);
+        }
         Ok(())
     }
 
