@@ -1,9 +1,10 @@
 //! The borders of durable work: where a process that dies leaves something half done.
 //!
 //! A debug build dies at the border that `SLIPWAY_CRASH_AT` names, `after intent route#2` being the second
-//! time that it gets there. `SLIPWAY_BORDERS` is a file that gets every border's name on a line. A release build does
-//! neither: the calls compile to nothing. Tests enumerate the borders of a deployment that way and kill
-//! the coordinator at each; what must hold afterwards is theirs to say.
+//! time that it gets there; it freezes at the one that `SLIPWAY_STOP_AT` names, until somebody lets it go on
+//! (SIGCONT). `SLIPWAY_BORDERS` is a file that gets every border's name on a line. A release build does none of
+//! it: the calls compile to nothing. Tests enumerate the borders of a deployment that way and kill or freeze the
+//! coordinator at each; what must hold afterwards is theirs to say.
 
 /// This border is reached: `what` is about to happen, or just did, to `to`.
 #[inline]
@@ -24,6 +25,7 @@ mod watched {
     /// What the environment asks for, read once.
     struct Asked {
         crash_at: Option<String>,
+        stop_at: Option<String>,
         names: Option<PathBuf>,
         reached: Mutex<BTreeMap<String, u32>>,
     }
@@ -36,6 +38,7 @@ mod watched {
         static ASKED: OnceLock<Asked> = OnceLock::new();
         ASKED.get_or_init(|| Asked {
             crash_at: std::env::var("SLIPWAY_CRASH_AT").ok(),
+            stop_at: std::env::var("SLIPWAY_STOP_AT").ok(),
             names: std::env::var("SLIPWAY_BORDERS").ok().map(PathBuf::from),
             reached: Mutex::default(),
         })
@@ -43,7 +46,7 @@ mod watched {
 
     pub(super) fn reach(what: &str, to: &str) {
         let asked = asked();
-        if asked.crash_at.is_none() && asked.names.is_none() {
+        if asked.crash_at.is_none() && asked.stop_at.is_none() && asked.names.is_none() {
             return;
         }
         let name = format!("{what} {to}");
@@ -62,6 +65,13 @@ mod watched {
         if asked.crash_at.as_ref() == Some(&name) {
             // Like `kill -9`: no destructor, no flush, no goodbye on any connection.
             std::process::abort();
+        }
+        if asked.stop_at.as_ref() == Some(&name) {
+            // All threads stop with it, and go on from here.
+            let _frozen = rustix::process::kill_process(
+                rustix::process::getpid(),
+                rustix::process::Signal::STOP,
+            );
         }
     }
 }

@@ -11,8 +11,9 @@ use tokio::sync::Semaphore;
 use crate::state::{App, Shared};
 use crate::usecases::decide_delivery::{Look, decide_delivery};
 
-/// Deliveries that are looked at at once.
-const AT_ONCE: usize = 16;
+/// Deliveries that are looked at at once. Each waits for three commits, which all of them share; what costs
+/// more, fetching, has a limit of its own (`source::git`).
+const AT_ONCE: usize = 64;
 /// How often forgotten ones are looked for.
 const TICK: Duration = Duration::from_secs(2);
 /// Deliveries per look.

@@ -58,19 +58,28 @@ pub(super) struct Service {
 impl Service {
     /// With version `one` in production, brought by this strategy, and clients that ask all the time.
     pub(super) async fn start(strategy: &str) -> Self {
-        slipway_daemon::start::install_crypto();
         let folder = tempfile::tempdir().expect("a folder");
+        let settings = Settings::Sqlite(folder.path().join("slipway.db"));
+        Self::start_over(folder, settings, strategy).await
+    }
+
+    /// The same, over this database.
+    pub(super) async fn start_over(
+        folder: tempfile::TempDir,
+        database: Settings,
+        strategy: &str,
+    ) -> Self {
+        slipway_daemon::start::install_crypto();
         let state = folder.path().join("router");
         let settings = format!("state_dir = '{}'\nhealth_address = ''\n", state.display());
-        let router = process(folder.path().to_owned(), "router", &settings, &[]);
+        let router = process(folder.path().to_owned(), "router", "router", &settings, &[]);
         let socket = state.join("router.sock");
         let listens = eventually("the router listens", UP, || async {
             tokio::net::UnixStream::connect(&socket).await.ok()
         });
         listens.await.expect("up");
         let control = format!("unix://{}", socket.display());
-        let settings = Settings::Sqlite(folder.path().join("slipway.db"));
-        let db = Db::open(&settings).await.expect("open");
+        let db = Db::open(&database).await.expect("open");
         let (rng, now) = (Rng::system(), Clock::system().now());
         let address = || free_address().expect("a free port");
         let (listen, at) = (address(), address());
@@ -90,16 +99,9 @@ impl Service {
         ensured.await.expect("stored");
         let secret = deployer(&db, &rng).await;
         let authority = Authority::create(now).expect("an authority");
-        let kept = folder
-            .path()
-            .join("node")
-            .join(slipway_deploy::IDENTITY_FILE);
-        std::fs::create_dir_all(folder.path().join("node")).expect("a folder");
-        let own = authority.credentials(PeerRole::Deployer, "node", now, &rng);
-        own.and_then(|own| own.save(&kept)).expect("kept");
         let mut service = Self {
             db,
-            settings,
+            settings: database,
             folder,
             authority,
             _router: router,
@@ -112,6 +114,7 @@ impl Service {
             started: 0,
             clients: None,
         };
+        service.identify("node");
         let first = service.carry_out(Way::Forward, strategy, "one", None).await;
         assert_eq!(first.row.status, "completed", "{:#?}", first.row);
         service.clients = Some(traffic::Traffic::start(listen, CONNECTIONS));
@@ -123,30 +126,51 @@ impl Service {
         self.folder.path().join("borders")
     }
 
+    /// Gives a node its certificate.
+    pub(super) fn identify(&self, node: &str) {
+        let dir = self.folder.path().join(node);
+        std::fs::create_dir_all(&dir).expect("a folder");
+        let (now, rng) = (Clock::system().now(), Rng::system());
+        let own = self
+            .authority
+            .credentials(PeerRole::Deployer, node, now, &rng);
+        let kept = dir.join(slipway_deploy::IDENTITY_FILE);
+        own.and_then(|own| own.save(&kept)).expect("kept");
+    }
+
     /// Starts the coordinator, always as the same node; `crash_at` = where it dies.
     async fn boot(&mut self, crash_at: Option<&str>) {
         self.kill();
-        let Settings::Sqlite(database) = &self.settings else {
-            unreachable!("SQLite here");
+        let mut faults = vec![("SLIPWAY_BORDERS", self.borders().display().to_string())];
+        faults.extend(crash_at.map(|border| ("SLIPWAY_CRASH_AT", border.to_owned())));
+        let started = self.coordinator("node", self.at, &faults).await;
+        self.coordinator = Some(started);
+    }
+
+    /// A coordinator that listens, or died already.
+    pub(super) async fn coordinator(
+        &self,
+        node: &str,
+        at: SocketAddr,
+        faults: &[(&str, String)],
+    ) -> Process {
+        let database = match &self.settings {
+            Settings::Sqlite(file) => file.display().to_string(),
+            Settings::Postgres(address) => address.clone(),
         };
         let dir = self.folder.path();
         let text = format!(
-            "database = '{}'\nstate_dir = '{}'\nlisten = '{}'\nhealth_address = ''\n\
+            "database = '{database}'\nstate_dir = '{}'\nlisten = '{at}'\nhealth_address = ''\n\
              [defaults]\nwarm_passes = 1\nmin_ready_ms = 0\nstop_ms = 1000\ntick_ms = 250\n",
-            database.display(),
-            dir.join("node").display(),
-            self.at,
+            dir.join(node).display(),
         );
-        let mut faults = vec![("SLIPWAY_BORDERS", self.borders().display().to_string())];
-        faults.extend(crash_at.map(|border| ("SLIPWAY_CRASH_AT", border.to_owned())));
-        let mut started = process(dir.to_owned(), "coordinator", &text, &faults);
+        let mut started = process(dir.to_owned(), "coordinator", node, &text, faults);
         let up = eventually("the coordinator listens, or died", UP, || {
             let dead = !started.is_alive();
-            let at = self.at;
             async move { (dead || tokio::net::TcpStream::connect(at).await.is_ok()).then_some(()) }
         });
         up.await.expect("up");
-        self.coordinator = Some(started);
+        started
     }
 
     /// `kill -9` of the coordinator.
@@ -156,8 +180,8 @@ impl Service {
         }
     }
 
-    fn client(&self) -> RolloutsClient<tonic::transport::Channel> {
-        let address = format!("https://{}", self.at);
+    fn client(&self, at: SocketAddr) -> RolloutsClient<tonic::transport::Channel> {
+        let address = format!("https://{at}");
         let known_by = self.authority.fingerprint();
         let channel = connect::pinned(&address, PeerRole::Deployer, &known_by);
         RolloutsClient::new(channel.expect("an address"))
@@ -173,6 +197,22 @@ impl Service {
 
     /// The coordinator's answer; `None` when it died meanwhile, and is asked again.
     async fn ask_to_start(&self, way: Way, strategy: &str, word: &str) -> Option<String> {
+        self.ask_at(self.at, way, strategy, word).await
+    }
+
+    /// What is asked for next is another rollout.
+    pub(super) fn next(&mut self) {
+        self.started += 1;
+    }
+
+    /// The same of another coordinator.
+    pub(super) async fn ask_at(
+        &self,
+        at: SocketAddr,
+        way: Way,
+        strategy: &str,
+        word: &str,
+    ) -> Option<String> {
         let start = v1::StartRolloutRequest {
             idempotency_key: format!("key-{}", self.started),
             build_id: format!("build-{}", self.started),
@@ -182,7 +222,7 @@ impl Service {
             deploy_json: section(way, strategy).to_string(),
             ..v1::StartRolloutRequest::default()
         };
-        let started = self.client().start(self.signed(start)).await;
+        let started = self.client(at).start(self.signed(start)).await;
         started.ok().map(|answer| answer.into_inner().deployment_id)
     }
 
@@ -191,7 +231,7 @@ impl Service {
             deployment_id: id.to_owned(),
             reason: "it is bad".to_owned(),
         };
-        self.client().abort(self.signed(abort)).await.is_ok()
+        self.client(self.at).abort(self.signed(abort)).await.is_ok()
     }
 
     async fn ask_to_roll_back(&self, id: &str) -> Option<String> {
@@ -200,7 +240,7 @@ impl Service {
             reason: "it is bad".to_owned(),
             to: String::new(),
         };
-        let asked = self.client().roll_back(self.signed(ask)).await;
+        let asked = self.client(self.at).roll_back(self.signed(ask)).await;
         asked.ok().map(|answer| answer.into_inner().deployment_id)
     }
 
@@ -220,7 +260,7 @@ impl Service {
             bad = Some(brought.row.deployment_id);
             let _none = std::fs::remove_file(self.borders());
         }
-        self.started += 1;
+        self.next();
         self.boot(crash_at).await;
         let (mut id, mut told, mut crashed) = (None::<String>, false, false);
         let clock = Clock::system();
@@ -433,8 +473,14 @@ fn section(way: Way, strategy: &str) -> Value {
     })
 }
 
-fn process(dir: PathBuf, role: &str, settings: &str, env: &[(&str, String)]) -> Process {
-    let config = dir.join(format!("{role}.toml"));
+fn process(
+    dir: PathBuf,
+    role: &str,
+    name: &str,
+    settings: &str,
+    env: &[(&str, String)],
+) -> Process {
+    let config = dir.join(format!("{name}.toml"));
     std::fs::write(&config, settings).expect("written");
     let config = config.display().to_string();
     let args = [role, "--config", &config];
@@ -442,6 +488,6 @@ fn process(dir: PathBuf, role: &str, settings: &str, env: &[(&str, String)]) -> 
         crate::binary(),
         &args,
         env,
-        &dir.join(format!("{role}.log")),
+        &dir.join(format!("{name}.log")),
     )
 }
