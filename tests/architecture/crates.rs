@@ -110,10 +110,10 @@ const HOMES: &[(&str, &[&str])] = &[
             "router",
         ],
     ),
-    ("rustls", &["daemon", "identity"]),
-    ("tokio-rustls", &["identity"]),
+    ("rustls", &["daemon", "identity", "router"]),
+    ("tokio-rustls", &["identity", "router"]),
     ("rcgen", &["identity"]),
-    ("x509-parser", &["identity"]),
+    ("x509-parser", &["identity", "router"]),
     ("miette", &["cli"]),
     (
         "clap",

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::tls::TlsConfig;
+
 const DEFAULTS: &str = include_str!("../default-config.toml");
 
 /// Settings of the router; see `default-config.toml`.
@@ -18,6 +20,8 @@ pub struct Config {
     pub health_address: String,
     /// What a collector of metrics on another host brings; empty = only this host is told them.
     pub metrics_token: String,
+    /// Certificates of listeners that speak TLS.
+    pub tls: Vec<TlsConfig>,
     /// What it bears.
     pub limits: Limits,
 }
@@ -29,8 +33,10 @@ pub struct Limits {
     pub connections: usize,
     /// Requests in flight per service.
     pub in_flight: u64,
-    /// For a request head.
+    /// For a request head, and for a TLS handshake.
     pub header_timeout_ms: u64,
+    /// For an HTTP/2 connection without a request.
+    pub idle_timeout_ms: u64,
     /// For a connection to an instance.
     pub connect_timeout_ms: u64,
     /// For long-lived connections of a version without weight.
@@ -81,6 +87,9 @@ fn toml_defaults() -> Result<Config, slipway_daemon::config::ConfigError> {
 impl Limits {
     pub(crate) fn header_timeout(&self) -> Duration {
         Duration::from_millis(self.header_timeout_ms)
+    }
+    pub(crate) fn idle_timeout(&self) -> Duration {
+        Duration::from_millis(self.idle_timeout_ms)
     }
     pub(crate) fn connect_timeout(&self) -> Duration {
         Duration::from_millis(self.connect_timeout_ms)

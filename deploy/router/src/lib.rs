@@ -22,6 +22,7 @@ mod service;
 mod services;
 mod state_file;
 mod table;
+mod tls;
 
 pub use config::Config;
 pub use run::{Parts, run, serve};

@@ -17,6 +17,7 @@ use crate::metrics::Traffic;
 use crate::proxy::{Proxy, TcpListeners};
 use crate::services::Services;
 use crate::state_file::StateFile;
+use crate::tls::Tls;
 
 /// What the process shares with its parts; tests bring their own.
 #[derive(Clone)]
@@ -50,10 +51,11 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
 /// Runs the router with these parts until `shutdown`.
 ///
 /// # Errors
-/// When the state folder, the control socket or the health address cannot be used.
+/// When the state folder, a certificate, the control socket or the health address cannot be used.
 pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::Result<()> {
     let file = StateFile::open(&config.state_dir)
         .with_context(|| format!("cannot use the state folder {}", config.state_dir.display()))?;
+    let tls = Tls::load(&config.tls)?;
     let boot_id = parts.rng.ulid(parts.clock.now());
     let services = Arc::new(Services::new(parts.clock.clone(), boot_id, file));
     let proxy = Proxy {
@@ -62,7 +64,7 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
         rng: parts.rng.clone(),
     };
     let traffic = shutdown.child();
-    let listeners = TcpListeners::new(proxy, traffic.clone());
+    let listeners = TcpListeners::new(proxy, tls.clone(), traffic.clone());
     for trouble in services.restore(Box::new(listeners)).await {
         tracing::error!(trouble, "state was not whole");
         parts.health.degraded("state", trouble);
@@ -82,6 +84,8 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
         .with_context(|| format!("cannot open the control socket {}", socket.display()))?;
     let guarded = crate::guard::guard(Arc::clone(&services), shutdown.clone());
     shutdown.spawn("guard", guarded);
+    let renewing = tls.renew(parts.health.clone(), shutdown.clone());
+    shutdown.spawn("certificates", renewing);
     let control = RouterServer::new(Control::new(services))
         .max_decoding_message_size(slipway_proto::DECODE_MAX);
     tracing::info!(socket = %socket.display(), "router ready");

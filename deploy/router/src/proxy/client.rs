@@ -22,17 +22,23 @@ const ID_MAX: usize = 64;
 #[derive(Clone, Copy)]
 pub(super) struct Peer {
     pub(super) ip: IpAddr,
+    /// Whether it speaks TLS to us.
+    pub(super) secure: bool,
     /// In which half of all clients its address is.
     second_half: bool,
 }
 
 impl Peer {
-    pub(super) fn new(ip: IpAddr) -> Self {
+    pub(super) fn new(ip: IpAddr, secure: bool) -> Self {
         let second_half = match ip {
             IpAddr::V4(ip) => second_half(&ip.octets()),
             IpAddr::V6(ip) => second_half(&ip.octets()),
         };
-        Self { ip, second_half }
+        Self {
+            ip,
+            secure,
+            second_half,
+        }
     }
 }
 
@@ -69,7 +75,7 @@ pub(super) fn known(
             Some(id) => Some(id.to_vec()),
             None if is_get && navigates(headers) => {
                 let id = fresh();
-                known.cookie = cookie(&id, headers);
+                known.cookie = cookie(&id, peer.secure || came_by_https(headers));
                 Some(id.into_bytes())
             }
             None => None,
@@ -101,11 +107,14 @@ fn navigates(headers: &HeaderMap) -> bool {
     }
 }
 
-fn cookie(id: &str, headers: &HeaderMap) -> Option<HeaderValue> {
-    // Over plain http a browser would throw a `Secure` cookie away.
-    let secure = headers
-        .get("x-forwarded-proto")
-        .is_some_and(|proto| proto.as_bytes() == b"https");
+/// By the word of something before us: all that hangs on it is an attribute of the client's own cookie.
+fn came_by_https(headers: &HeaderMap) -> bool {
+    let proto = headers.get("x-forwarded-proto");
+    proto.is_some_and(|proto| proto.as_bytes() == b"https")
+}
+
+/// Over plain http a browser would throw a `Secure` cookie away.
+fn cookie(id: &str, secure: bool) -> Option<HeaderValue> {
     let secure = if secure { "; Secure" } else { "" };
     let text =
         format!("{COOKIE}={id}; Path=/; Max-Age={MAX_AGE_S}; HttpOnly; SameSite=Lax{secure}");

@@ -108,6 +108,11 @@ impl Proxy {
                 "the request target is longer than 16 KiB",
             );
         }
+        headers::as_http1(&mut request);
+        if request.headers().len() > headers::COUNT_MAX {
+            let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+            return refuse(status, "the request has more than 100 headers");
+        }
         let host = request
             .headers()
             .get(header::HOST)
@@ -130,13 +135,13 @@ impl Proxy {
         if let Some(protocol) = headers::upgrade(request.headers()) {
             let asking = upgrade::Asking {
                 client: known.client,
-                peer: peer.ip,
+                peer,
                 protocol,
             };
             return upgrade::tunnel(self, &service, place, request, asking).await;
         }
         headers::strip_hop_by_hop_but_framing(request.headers_mut());
-        headers::forwarded(request.headers_mut(), peer.ip);
+        headers::forwarded(request.headers_mut(), peer);
         let mut response = self.forward(&service, place, &known.client, request).await;
         if let Some(cookie) = known.cookie {
             response.headers_mut().append(header::SET_COOKIE, cookie);
@@ -286,7 +291,7 @@ async fn keep(
     let length = headers::content_length(&head.headers);
     // The framing to the instance is ours: hyper writes it from the body.
     head.headers.remove(header::TRANSFER_ENCODING);
-    if length == Some(0) && body.is_end_stream() {
+    if length.unwrap_or(0) == 0 && body.is_end_stream() {
         return Ok(Payload::Kept(Bytes::new()));
     }
     if idempotent && length.is_some_and(|length| length <= REPLAY_MAX) {

@@ -1,12 +1,12 @@
 //! Headers between the hops: what ends here, what is added.
 
-use std::net::IpAddr;
-
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
+    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE,
 };
-use http::{Method, Uri};
+use http::{Method, Request, Uri, Version};
+
+use super::client::Peer;
 
 const HOP_BY_HOP: [HeaderName; 8] = [
     CONNECTION,
@@ -25,6 +25,8 @@ const FORWARDED: [&str; 5] = [
     "x-forwarded-port",
     "forwarded",
 ];
+/// Most headers of a request.
+pub(super) const COUNT_MAX: usize = 100;
 /// Longest request target.
 pub(super) const URI_MAX: usize = 16 * 1024;
 
@@ -52,17 +54,41 @@ pub(super) fn strip_hop_by_hop_but_framing(headers: &mut HeaderMap) {
 }
 
 /// Says who asked. What the client says about that is dropped: it may be anybody.
-pub(super) fn forwarded(headers: &mut HeaderMap, peer: IpAddr) {
+pub(super) fn forwarded(headers: &mut HeaderMap, peer: Peer) {
     let host = headers.get(HOST).cloned();
     for name in FORWARDED {
         headers.remove(name);
     }
-    if let Ok(address) = HeaderValue::from_str(&peer.to_string()) {
+    if let Ok(address) = HeaderValue::from_str(&peer.ip.to_string()) {
         headers.insert("x-forwarded-for", address);
     }
-    headers.insert("x-forwarded-proto", HeaderValue::from_static("http"));
+    let proto = if peer.secure { "https" } else { "http" };
+    headers.insert("x-forwarded-proto", HeaderValue::from_static(proto));
     if let Some(host) = host {
         headers.insert("x-forwarded-host", host);
+    }
+}
+
+/// Makes an HTTP/2 request look as it would in HTTP/1.1, which is what instances speak: its authority is the
+/// host (RFC 9113 §8.3.1), and cookies that came in pieces are one again (§8.2.3).
+pub(super) fn as_http1<B>(request: &mut Request<B>) {
+    if request.version() != Version::HTTP_2 {
+        return;
+    }
+    let authority = request.uri().authority().map(|a| a.as_str().to_owned());
+    let headers = request.headers_mut();
+    if let Some(host) = authority.and_then(|host| HeaderValue::from_str(&host).ok()) {
+        headers.insert(HOST, host);
+    }
+    let pieces: Vec<&[u8]> = headers
+        .get_all(COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if pieces.len() > 1
+        && let Ok(whole) = HeaderValue::from_bytes(&pieces.join(&b"; "[..]))
+    {
+        headers.insert(COOKIE, whole);
     }
 }
 
@@ -81,15 +107,12 @@ pub(super) fn framing_trouble(headers: &HeaderMap) -> Option<&'static str> {
     None
 }
 
-/// The declared length of a body; `None` = streamed.
+/// The declared length of a body; `None` = nobody said.
 pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
     if headers.contains_key(TRANSFER_ENCODING) {
         return None;
     }
-    match headers.get(CONTENT_LENGTH) {
-        None => Some(0),
-        Some(value) => value.to_str().ok()?.parse().ok(),
-    }
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// Whether a request may be sent again after it may have been executed (RFC 9110 §9.2.2).
@@ -173,7 +196,10 @@ mod tests {
             ("forwarded", "for=x"),
             ("host", "a"),
         ]);
-        forwarded(&mut headers, IpAddr::from([127, 0, 0, 1]));
+        forwarded(&mut headers, Peer::new([127, 0, 0, 1].into(), false));
+        assert_eq!(headers["x-forwarded-proto"], "http");
+        forwarded(&mut headers, Peer::new([127, 0, 0, 1].into(), true));
+        assert_eq!(headers["x-forwarded-proto"], "https");
         assert_eq!(headers["x-forwarded-for"], "127.0.0.1");
         assert_eq!(headers["x-forwarded-host"], "a");
         assert!(!headers.contains_key("forwarded"));

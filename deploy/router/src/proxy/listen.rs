@@ -3,41 +3,57 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::net::ToSocketAddrs as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use http::Request;
+use http::{Request, Response};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use slipway_daemon::Shutdown;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
 
+use super::Body;
 use super::client::Peer;
 use super::forward::Proxy;
+use super::headers::COUNT_MAX;
 use crate::services::Listeners;
+use crate::tls::Tls;
 
-/// The largest request head, and the most headers in it.
+/// The largest request head.
 const HEAD_MAX: usize = 64 * 1024;
-const HEADERS_MAX: usize = 100;
+/// Requests at once on one HTTP/2 connection; a browser asks for no more than a hundred.
+const STREAMS_MAX: u32 = 128;
+/// Between two questions whether an HTTP/2 client is still there, and for its answer.
+const PING: Duration = Duration::from_secs(30);
+const PONG: Duration = Duration::from_secs(20);
+/// Between two looks whether an HTTP/2 connection is in use.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Listeners on TCP addresses.
 pub(crate) struct TcpListeners {
     open: BTreeMap<String, Shutdown>,
     proxy: Proxy,
+    tls: Tls,
     permits: Arc<Semaphore>,
     /// Connections of closed listeners end with it too.
     shutdown: Shutdown,
 }
 
 impl TcpListeners {
-    pub(crate) fn new(proxy: Proxy, shutdown: Shutdown) -> Self {
+    pub(crate) fn new(proxy: Proxy, tls: Tls, shutdown: Shutdown) -> Self {
         let permits = Arc::new(Semaphore::new(proxy.limits.connections));
         Self {
             open: BTreeMap::new(),
             proxy,
+            tls,
             permits,
             shutdown,
         }
@@ -55,6 +71,7 @@ impl Listeners for TcpListeners {
             listener,
             listen: address.into(),
             proxy: self.proxy.clone(),
+            tls: self.tls.acceptor(address),
             permits: Arc::clone(&self.permits),
             stop: stop.clone(),
             connections: self.shutdown.clone(),
@@ -92,6 +109,7 @@ struct Accepting {
     listener: TcpListener,
     listen: Arc<str>,
     proxy: Proxy,
+    tls: Option<TlsAcceptor>,
     permits: Arc<Semaphore>,
     stop: Shutdown,
     connections: Shutdown,
@@ -109,13 +127,13 @@ impl Accepting {
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    let serving = serve(
-                        stream,
-                        peer,
-                        Arc::clone(&self.listen),
-                        self.proxy.clone(),
-                        self.stop.clone(),
-                    );
+                    let connection = Connection {
+                        listen: Arc::clone(&self.listen),
+                        proxy: self.proxy.clone(),
+                        peer: Peer::new(peer.ip(), self.tls.is_some()),
+                        stop: self.stop.clone(),
+                    };
+                    let serving = serve(stream, self.tls.clone(), connection);
                     self.connections.spawn("client connection", async move {
                         serving.await;
                         drop(permit);
@@ -131,39 +149,126 @@ impl Accepting {
     }
 }
 
-async fn serve(
-    stream: TcpStream,
-    peer: SocketAddr,
+/// One client's connection, in whatever it speaks.
+#[derive(Clone)]
+struct Connection {
     listen: Arc<str>,
     proxy: Proxy,
+    peer: Peer,
     stop: Shutdown,
-) {
+}
+
+async fn serve(stream: TcpStream, tls: Option<TlsAcceptor>, connection: Connection) {
     // Small answers matter more than full packets.
     let _best_effort = stream.set_nodelay(true);
-    let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(proxy.limits.header_timeout())
-        .max_buf_size(HEAD_MAX)
-        .max_header_size(HEAD_MAX)
-        .max_headers(HEADERS_MAX);
-    let peer = Peer::new(peer.ip());
-    let service = service_fn(move |request: Request<Incoming>| {
-        let (proxy, listen) = (proxy.clone(), Arc::clone(&listen));
-        async move { Ok::<_, Infallible>(proxy.answer(&listen, peer, request).await) }
-    });
-    let serving = builder
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    tokio::pin!(serving);
-    let result = tokio::select! {
-        result = serving.as_mut() => result,
-        () = stop.cancelled() => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
-        }
+    let Some(tls) = tls else {
+        return connection.http1(stream).await;
     };
-    if let Err(error) = result {
-        tracing::debug!(%error, "client connection ended early");
+    let limit = connection.proxy.limits.header_timeout();
+    match tokio::time::timeout(limit, tls.accept(stream)).await {
+        Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
+            connection.http2(stream).await;
+        }
+        Ok(Ok(stream)) => connection.http1(stream).await,
+        Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+        Err(_) => tracing::debug!("a TLS handshake took too long"),
+    }
+}
+
+impl Connection {
+    async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+        Ok(self.proxy.answer(&self.listen, self.peer, request).await)
+    }
+
+    async fn http1(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let stop = self.stop.clone();
+        let mut builder = http1::Builder::new();
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.proxy.limits.header_timeout())
+            .max_buf_size(HEAD_MAX)
+            .max_header_size(HEAD_MAX)
+            .max_headers(COUNT_MAX);
+        let service = service_fn(move |request| self.clone().answer(request));
+        let serving = builder
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
+        tokio::pin!(serving);
+        let result = tokio::select! {
+            result = serving.as_mut() => result,
+            () = stop.cancelled() => {
+                serving.as_mut().graceful_shutdown();
+                serving.await
+            }
+        };
+        if let Err(error) = result {
+            tracing::debug!(%error, "client connection ended early");
+        }
+    }
+
+    async fn http2(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let (stop, idle_max) = (self.stop.clone(), self.proxy.limits.idle_timeout());
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_header_list_size(u32::try_from(HEAD_MAX).unwrap_or(u32::MAX))
+            .keep_alive_interval(PING)
+            .keep_alive_timeout(PONG);
+        let open = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&open);
+        let service = service_fn(move |request| {
+            let (connection, open) = (self.clone(), Open::of(&counted));
+            async move {
+                let response = connection.answer(request).await?;
+                // Until the last byte, or until nobody wants it any more.
+                Ok::<_, Infallible>(response.map(|body| {
+                    let held = move |frame| {
+                        let _open = &open;
+                        frame
+                    };
+                    body.map_frame(held).boxed_unsync()
+                }))
+            }
+        });
+        let serving = builder.serve_connection(TokioIo::new(stream), service);
+        tokio::pin!(serving);
+        let mut idle = Duration::ZERO;
+        let mut ending = false;
+        let result = loop {
+            tokio::select! {
+                result = serving.as_mut() => break result,
+                () = stop.cancelled(), if !ending => ending = true,
+                () = tokio::time::sleep(LOOK), if !ending => {
+                    idle = match open.load(Ordering::Relaxed) {
+                        0 => idle + LOOK,
+                        _ => Duration::ZERO,
+                    };
+                    ending = idle >= idle_max;
+                }
+            }
+            if ending {
+                serving.as_mut().graceful_shutdown();
+            }
+        };
+        if let Err(error) = result {
+            tracing::debug!(%error, "client connection ended early");
+        }
+    }
+}
+
+/// A request that is not over.
+struct Open(Arc<AtomicU64>);
+
+impl Open {
+    fn of(count: &Arc<AtomicU64>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -1,7 +1,6 @@
 //! WebSockets and other upgrades: a tunnel between client and instance, counted apart, closed some
 //! time after its version lost its weight.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,6 +10,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 
+use super::client::Peer;
 use super::forward::{Place, Proxy};
 use super::{Body, full, headers, refuse};
 use crate::counters::{Outcome, VersionState};
@@ -25,7 +25,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Who asks, and for what.
 pub(super) struct Asking {
     pub(super) client: Client,
-    pub(super) peer: IpAddr,
+    pub(super) peer: Peer,
     pub(super) protocol: HeaderValue,
 }
 

@@ -224,7 +224,7 @@ async fn connection(
             let mut response = Response::new(Full::new(Bytes::from(text)));
             *response.status_mut() = http::StatusCode::from_u16(status).unwrap();
             for (key, value) in &parts.headers {
-                if key.as_str().starts_with("x-") || key == "connection" {
+                if key.as_str().starts_with("x-") || key == "connection" || key == "cookie" {
                     response.headers_mut().insert(
                         http::HeaderName::from_bytes(format!("echo-{key}").as_bytes()).unwrap(),
                         value.clone(),

@@ -5,6 +5,7 @@
 mod harness;
 mod hostile;
 mod sharing;
+mod tls;
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
