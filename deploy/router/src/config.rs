@@ -20,6 +20,8 @@ pub struct Config {
     pub health_address: String,
     /// What a collector of metrics on another host brings; empty = only this host is told them.
     pub metrics_token: String,
+    /// A line per request; empty = none.
+    pub access_log: PathBuf,
     /// Certificates of listeners that speak TLS.
     pub tls: Vec<TlsConfig>,
     /// What it bears.

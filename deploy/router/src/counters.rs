@@ -55,6 +55,7 @@ impl Latency {
 /// One version of one service, for as long as the router knows it. Counters only grow.
 #[derive(Debug, Default)]
 pub(crate) struct VersionState {
+    pub(crate) name: String,
     pub(crate) completed: AtomicU64,
     pub(crate) status_5xx: AtomicU64,
     pub(crate) connect_failed: AtomicU64,
@@ -76,6 +77,13 @@ pub(crate) struct VersionState {
 }
 
 impl VersionState {
+    pub(crate) fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            ..Self::default()
+        }
+    }
+
     /// Enters a request; `None` when the version is draining, and the caller looks at the table
     /// again. The order (count, then look) is what makes a drain safe: whoever set `draining` and
     /// then reads the count sees every request that got in.

@@ -9,6 +9,7 @@
 //! may have been executed is repeated only when its method allows that; a table is durable before it
 //! is used; an older fence changes nothing.
 
+mod access_log;
 pub mod args;
 pub mod config;
 mod control;

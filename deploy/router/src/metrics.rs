@@ -9,10 +9,14 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
+use crate::access_log::AccessLog;
 use crate::services::Services;
 
 /// Reads the services at each scrape.
-pub(crate) struct Traffic(pub(crate) Arc<Services>);
+pub(crate) struct Traffic {
+    pub(crate) services: Arc<Services>,
+    pub(crate) log: AccessLog,
+}
 
 impl std::fmt::Debug for Traffic {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -22,7 +26,7 @@ impl std::fmt::Debug for Traffic {
 
 impl Collector for Traffic {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
-        let services = self.0.all();
+        let services = self.services.all();
         let mut requests = encoder.encode_descriptor(
             "slipway_router_requests",
             "Requests that ended, per service, version and outcome",
@@ -65,6 +69,12 @@ impl Collector for Traffic {
                 ConstGauge::new(value).encode(family)?;
             }
         }
-        Ok(())
+        let left_out = encoder.encode_descriptor(
+            "slipway_router_access_log_left_out",
+            "Lines that the access log could not take in time",
+            None,
+            MetricType::Counter,
+        )?;
+        ConstCounter::new(self.log.left_out()).encode(left_out)
     }
 }

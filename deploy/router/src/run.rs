@@ -11,6 +11,7 @@ use slipway_proto::v1::router_server::RouterServer;
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 
+use crate::access_log::AccessLog;
 use crate::config::Config;
 use crate::control::Control;
 use crate::metrics::Traffic;
@@ -58,19 +59,29 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
     let tls = Tls::load(&config.tls)?;
     let boot_id = parts.rng.ulid(parts.clock.now());
     let services = Arc::new(Services::new(parts.clock.clone(), boot_id, file));
+    let traffic = shutdown.child();
+    let log = AccessLog::open(&config.access_log, &traffic).with_context(|| {
+        format!(
+            "cannot write the access log {}",
+            config.access_log.display()
+        )
+    })?;
     let proxy = Proxy {
         services: Arc::clone(&services),
         limits: config.limits,
         rng: parts.rng.clone(),
+        log: log.clone(),
     };
-    let traffic = shutdown.child();
     let listeners = TcpListeners::new(proxy, tls.clone(), traffic.clone());
     for trouble in services.restore(Box::new(listeners)).await {
         tracing::error!(trouble, "state was not whole");
         parts.health.degraded("state", trouble);
     }
     parts.health.register(|registry| {
-        registry.register_collector(Box::new(Traffic(Arc::clone(&services))));
+        registry.register_collector(Box::new(Traffic {
+            services: Arc::clone(&services),
+            log,
+        }));
     });
     let token = &config.metrics_token;
     parts

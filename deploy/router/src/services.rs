@@ -19,9 +19,9 @@ use crate::state_file::{Kept, State, StateFile, Tripped};
 /// Services of one router.
 const SERVICES_MAX: usize = 1_000;
 /// How long a commit waits for short requests of a version that lost its weight. It is effective
-/// before; this only makes the everyday case (old instance stopped at the reply) harmless. A caller
-/// that wants certainty drains.
-const QUIESCE: Duration = Duration::from_millis(25);
+/// before; this only makes the everyday case (old instance stopped at the reply) harmless, also on a
+/// host so busy that a short request takes its time. A caller that wants certainty drains.
+const QUIESCE: Duration = Duration::from_millis(250);
 /// Longest drain.
 const DRAIN_MAX: Duration = Duration::from_secs(3_600);
 

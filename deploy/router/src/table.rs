@@ -57,7 +57,11 @@ impl Live {
             .versions
             .iter()
             .map(|share| LiveVersion {
-                state: Arc::clone(states.entry(share.version.clone()).or_default()),
+                state: Arc::clone(
+                    states
+                        .entry(share.version.clone())
+                        .or_insert_with(|| Arc::new(VersionState::new(&share.version))),
+                ),
                 backends: share
                     .instances
                     .iter()

@@ -15,8 +15,10 @@ use hyper::body::Incoming;
 use slipway_daemon::Rng;
 
 use super::headers;
+use super::logged::Served;
 use super::pool::{Backend, Lease};
 use super::{Body, BodyError, client, full, refuse, upgrade};
+use crate::access_log::AccessLog;
 use crate::config::Limits;
 use crate::counters::{Outcome, Ticket};
 use crate::services::{Service, Services};
@@ -33,6 +35,7 @@ pub(crate) struct Proxy {
     pub(crate) services: Arc<Services>,
     pub(crate) limits: Limits,
     pub(crate) rng: Rng,
+    pub(crate) log: AccessLog,
 }
 
 /// One request among those of its service.
@@ -246,6 +249,23 @@ impl Proxy {
         backend.connect(self.limits.connect_timeout(), now_ms).await
     }
 
+    /// Who answers, for the access log.
+    pub(super) fn note(
+        &self,
+        extensions: &mut http::Extensions,
+        ticket: &Ticket,
+        backend: &Backend,
+        place: &Place,
+    ) {
+        if self.log.is_open() {
+            extensions.insert(Served {
+                service: place.0.name.clone(),
+                version: ticket.version().name.clone(),
+                instance: backend.address.clone(),
+            });
+        }
+    }
+
     pub(super) fn pass_on(
         &self,
         response: Response<Incoming>,
@@ -259,6 +279,7 @@ impl Proxy {
             backend.keeps_for(seconds);
         }
         headers::strip_hop_by_hop(&mut head.headers);
+        self.note(&mut head.extensions, &ticket, &backend, &place);
         let counted = Counted {
             inner: body,
             status: head.status.as_u16(),

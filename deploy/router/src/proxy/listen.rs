@@ -24,6 +24,7 @@ use super::Body;
 use super::client::Peer;
 use super::forward::Proxy;
 use super::headers::COUNT_MAX;
+use super::logged::Pending;
 use crate::services::Listeners;
 use crate::tls::Tls;
 
@@ -177,7 +178,14 @@ async fn serve(stream: TcpStream, tls: Option<TlsAcceptor>, connection: Connecti
 
 impl Connection {
     async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-        Ok(self.proxy.answer(&self.listen, self.peer, request).await)
+        let log = &self.proxy.log;
+        if !log.is_open() {
+            return Ok(self.proxy.answer(&self.listen, self.peer, request).await);
+        }
+        let clock = &self.proxy.services.clock;
+        let pending = Pending::begin(log, clock, self.peer, &request);
+        let response = self.proxy.answer(&self.listen, self.peer, request).await;
+        Ok(pending.answered(response))
     }
 
     async fn http1(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {

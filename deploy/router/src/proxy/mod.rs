@@ -5,6 +5,7 @@ mod forward;
 mod headers;
 mod idle;
 mod listen;
+mod logged;
 mod pool;
 mod upgrade;
 

@@ -78,6 +78,7 @@ pub(super) async fn tunnel(
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return proxy.pass_on(response, ticket, backend, lease, place);
         }
+        proxy.note(response.extensions_mut(), &ticket, &backend, &place);
         let instance = hyper::upgrade::on(&mut response);
         let version = Arc::clone(ticket.version());
         ticket.settle(Outcome::Answered(101));

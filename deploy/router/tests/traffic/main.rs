@@ -4,6 +4,7 @@
 
 mod harness;
 mod hostile;
+mod logged;
 mod sharing;
 mod tls;
 
