@@ -96,6 +96,7 @@ suites! {
     locks::a_silent_holder_is_resolved_before_the_next_starts,
     rollouts::a_success_makes_a_version_good_and_the_others_retire,
     rollouts::a_takeover_fences_the_old_owner,
+    rollouts::a_version_that_is_wanted_again_is_not_gone,
     rollouts::an_approval_is_recorded_until_the_rollout_ends,
     rollouts::an_environment_keeps_its_id,
     rollouts::an_intent_is_written_under_the_lock_with_a_new_generation,

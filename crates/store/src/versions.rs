@@ -58,31 +58,49 @@ impl Db {
         self.rows(sql!("versions/due"), args![now]).await
     }
 
-    /// Writes down that a version is being retired; false when a rollout took the place meanwhile.
-    /// From here on a rollback to it starts it again.
+    /// Writes down that what is left of a version is being removed: its time is over, or it is gone by its row.
+    /// False when a rollout took the place meanwhile. From here on a rollback to it finishes the removal and
+    /// starts it again.
     ///
     /// # Errors
     /// When it cannot be made durable.
-    pub async fn begin_retirement(&self, id: &str, now: Timestamp) -> Result<bool, StoreError> {
-        let args = args![id, now];
+    pub async fn begin_retirement(
+        &self,
+        version: &VersionRow,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let place = args![&version.service_id, &version.environment_id];
+        let args = args![&version.version_id, now];
         self.write(move |tx| {
-            Box::pin(async move { Ok(tx.execute(sql!("versions/begin_retire"), args).await? == 1) })
+            Box::pin(async move {
+                // Whoever asks for the place's lock takes its turn here: one of the two sees the other.
+                tx.execute(sql!("deploy_tokens/touch"), place).await?;
+                Ok(tx.execute(sql!("versions/begin_retire"), args).await? == 1)
+            })
         })
         .await
     }
 
-    /// Writes down that no instance of a version is left.
+    /// A version that was being removed, or was gone, is wanted again: whoever removed it leaves the row alone.
+    ///
+    /// # Errors
+    /// When it cannot be made durable.
+    pub async fn revive_version(&self, id: &str) -> Result<(), StoreError> {
+        let args = args![id];
+        self.write(move |tx| {
+            Box::pin(async move { tx.execute(sql!("versions/revive"), args).await.map(|_| ()) })
+        })
+        .await
+    }
+
+    /// Writes down that no instance of a version is left, unless it is wanted again.
     ///
     /// # Errors
     /// When it cannot be made durable.
     pub async fn version_is_gone(&self, id: &str) -> Result<(), StoreError> {
-        let args = args![id, "gone"];
+        let args = args![id];
         self.write(move |tx| {
-            Box::pin(async move {
-                tx.execute(sql!("versions/set_state"), args)
-                    .await
-                    .map(|_| ())
-            })
+            Box::pin(async move { tx.execute(sql!("versions/gone"), args).await.map(|_| ()) })
         })
         .await
     }

@@ -66,6 +66,7 @@ pub(super) async fn carry_out(
             if count > 0 {
                 some.replicas = count;
             }
+            revive(driver, fence, grace).await?;
             target.ensure(fence, &driver.place, &some).await?;
         }
         Effect::EnsureStable => {
@@ -105,6 +106,24 @@ pub(super) async fn carry_out(
         }
     }
     Ok(serde_json::json!({}))
+}
+
+/// A rollback goes to a version whose removal may be under way, here or at a coordinator that died: that is
+/// finished first, so that nothing which is started now is taken for what was to go.
+async fn revive(driver: &Driver<'_>, fence: Fence, grace: Duration) -> Result<(), EffectError> {
+    if driver.plan.kind != Kind::Rollback {
+        return Ok(());
+    }
+    let (db, id) = (&driver.coordinator.db, &driver.plan.new.version_id);
+    let other = |error: slipway_store::StoreError| EffectError::Other(error.to_string());
+    let Some(version) = db.version(id).await.map_err(other)? else {
+        return Ok(());
+    };
+    if version.state == "stopped" {
+        let target = &driver.adapters.target;
+        target.retire(fence, &driver.place, id, grace).await?;
+    }
+    db.revive_version(id).await.map_err(other)
 }
 
 async fn stable_spec(driver: &Driver<'_>, state: &State) -> Result<VersionSpec, EffectError> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use slipway_core::rollout::{
-    Needs, Observed, Phase, RolloutPlan, Smoke, State, TargetView, TrafficView, instances_at,
+    Kind, Needs, Observed, Phase, RolloutPlan, Smoke, State, TargetView, TrafficView, instances_at,
 };
 use slipway_core::traffic::{FULL_BP, TrafficTable};
 use slipway_store::RolloutRow;
@@ -93,11 +93,32 @@ fn weight_at(plan: &RolloutPlan, state: &State) -> u32 {
         .map_or(FULL_BP, |step| step.weight_bp)
 }
 
+/// Whether the version that a rollback goes to is being removed: what still runs of it is as good as gone.
+/// `None` = not known.
+async fn is_going(driver: &Driver<'_>, state: &State) -> Option<bool> {
+    if driver.plan.kind != Kind::Rollback || state.phase != Phase::Prepare {
+        return Some(false);
+    }
+    let id = &driver.plan.new.version_id;
+    match driver.coordinator.db.version(id).await {
+        Ok(version) => Some(version.is_some_and(|version| version.state == "stopped")),
+        Err(error) => {
+            tracing::warn!(rollout = driver.id, %error, "cannot read the version");
+            None
+        }
+    }
+}
+
 async fn look_at_target(driver: &mut Driver<'_>, state: &State) -> Option<TargetView> {
+    let is_going = is_going(driver, state).await?;
     match driver.adapters.target.observe(&driver.place).await {
         Ok(mut all) => {
+            let mut new = all.remove(&driver.plan.new.version_id).unwrap_or_default();
+            if is_going {
+                new.iter_mut().for_each(|instance| instance.address = None);
+            }
             let view = TargetView {
-                new: all.remove(&driver.plan.new.version_id).unwrap_or_default(),
+                new,
                 stable: state
                     .stable
                     .as_ref()

@@ -1,5 +1,6 @@
 //! Removes versions whose time is over. Written down before it is done: from then on a rollback to
-//! such a version starts it again.
+//! such a version first finishes the removal and then starts it again (`effects`), so that neither is ever
+//! done to the other's instances.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,7 +58,7 @@ async fn retire_one(coordinator: &Coordinator, version: &VersionRow) -> anyhow::
     let now = coordinator.clock.now();
     border::reach("before intent", "retire_old");
     let id = &version.version_id;
-    if !coordinator.db.begin_retirement(id, now).await? {
+    if !coordinator.db.begin_retirement(version, now).await? {
         return Ok(());
     }
     border::reach("after intent", "retire_old");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use slipway_core::traffic::Fence;
-use slipway_store::{EnvironmentRow, ServiceRow};
+use slipway_store::{EnvironmentRow, ServiceRow, VersionRow};
 
 use crate::run::Coordinator;
 
@@ -46,12 +46,8 @@ async fn sweep_one(
 ) -> anyhow::Result<()> {
     let (service_id, environment_id) = (&service.service_id, &environment.environment_id);
     let versions = coordinator.db.versions(service_id, environment_id).await?;
-    let is_gone = |id: &str| {
-        versions
-            .iter()
-            .any(|v| v.version_id == id && v.state == "gone")
-    };
-    if !versions.iter().any(|version| version.state == "gone") {
+    let is_gone = |version: &VersionRow| version.state == "gone";
+    if !versions.iter().any(is_gone) {
         return Ok(());
     }
     // A rollback may be starting a version again that is still written down as gone.
@@ -66,13 +62,16 @@ async fn sweep_one(
         generation: 0,
     };
     let grace = Duration::from_millis(coordinator.defaults.stop_ms);
-    for version in adapters.target.observe(&place).await?.into_keys() {
-        if is_gone(&version) {
-            adapters
-                .target
-                .retire(fence, &place, &version, grace)
-                .await?;
-            tracing::info!(version, "left-over instances were removed");
+    for left in adapters.target.observe(&place).await?.into_keys() {
+        let Some(version) = versions.iter().find(|v| is_gone(v) && v.version_id == left) else {
+            continue;
+        };
+        // A rollback to it may begin at any time from here on, and then finishes this first.
+        let now = coordinator.clock.now();
+        if coordinator.db.begin_retirement(version, now).await? {
+            adapters.target.retire(fence, &place, &left, grace).await?;
+            coordinator.db.version_is_gone(&left).await?;
+            tracing::info!(version = left, "left-over instances were removed");
         }
     }
     Ok(())

@@ -90,3 +90,33 @@ async fn a_target_that_answers_nothing_does_not_delay_the_way_back() {
     world.fakes.target.set_readable(true);
     assert_eq!(world.ended(&id).await.status, "rolled_back");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_to_a_version_that_is_just_being_removed_starts_it_anew() {
+    let (mut world, _one, first) = serving_one().await;
+    let two = Instance::start().await;
+    world.fakes.target.serve(&image('2'), &two.address);
+    let second = world
+        .deploy("production", &image('2'), |_| {})
+        .await
+        .unwrap();
+    assert_eq!(world.ended(&second).await.status, "completed");
+    let started = world.fakes.target.started().len();
+    // Somebody wrote down that it removes the old version, and is in the middle of it: it still runs.
+    let old = world.db.version(&first).await.unwrap().unwrap();
+    let due = slipway_core::time::Timestamp::from_millis(old.retire_at.unwrap());
+    assert!(world.db.begin_retirement(&old, due).await.unwrap());
+    let back = roll_back(&world, &second).await.unwrap();
+    let row = world.ended(&back.deployment_id).await;
+    assert_eq!(row.status, "completed", "{row:#?}");
+    assert_eq!(world.serving("production").await.as_ref(), Some(&first));
+    assert_eq!(
+        world.fakes.target.started().len(),
+        started + 2,
+        "what was to go is not what serves now"
+    );
+    // The other one comes to its end, too late.
+    world.db.version_is_gone(&first).await.unwrap();
+    let now = world.db.version(&first).await.unwrap().unwrap();
+    assert_eq!((now.state.as_str(), now.retire_at), ("warm", None));
+}

@@ -325,14 +325,38 @@ pub async fn a_success_makes_a_version_good_and_the_others_retire(db: Db) {
             .len(),
         1
     );
-    assert!(db.begin_retirement("d1", at(701)).await.expect("asked"));
+    let first = || async { db.version("d1").await.expect("readable").expect("there") };
+    let due = first().await;
+    assert!(db.begin_retirement(&due, at(701)).await.expect("asked"));
     db.version_is_gone("d1").await.expect("written");
+    assert_eq!(first().await.state, "gone");
     assert!(
         db.versions_to_retire(at(999))
             .await
             .expect("readable")
             .is_empty()
     );
+}
+
+/// A rollback to a version whose removal is under way: whoever removes it does not write it down as gone again.
+pub async fn a_version_that_is_wanted_again_is_not_gone(db: Db) {
+    for (id, seconds) in [("d1", 0), ("d2", 100)] {
+        begun(&db, id).await;
+        let row = locked(&db, id, seconds).await;
+        succeeded(&db, &row, None, seconds + 1).await;
+    }
+    let first = || async { db.version("d1").await.expect("readable").expect("there") };
+    let due = first().await;
+    assert!(db.begin_retirement(&due, at(701)).await.expect("asked"));
+    assert_eq!(first().await.state, "stopped");
+    db.revive_version("d1").await.expect("written");
+    db.version_is_gone("d1").await.expect("written");
+    let again = first().await;
+    assert_eq!((again.state.as_str(), again.retire_at), ("warm", None));
+    // One that is not due is left alone; what is left over of one that is gone is not.
+    assert!(!db.begin_retirement(&again, at(999)).await.expect("asked"));
+    let second = db.version("d2").await.expect("readable").expect("there");
+    assert!(!db.begin_retirement(&second, at(999)).await.expect("asked"));
 }
 
 /// A rollback turns both around: what it took away is not good any more.
@@ -353,7 +377,8 @@ pub async fn a_rollback_undoes_a_success(db: Db) {
             .expect("readable")
             .is_empty()
     );
-    assert!(!db.begin_retirement("d1", at(701)).await.expect("asked"));
+    let first = db.version("d1").await.expect("readable").expect("there");
+    assert!(!db.begin_retirement(&first, at(701)).await.expect("asked"));
     succeeded(&db, &row, Some("d2"), 201).await;
     let versions = db
         .versions("service", "environment")
