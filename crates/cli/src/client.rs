@@ -35,6 +35,16 @@ pub(crate) struct Server {
     pub(crate) data_dir: PathBuf,
 }
 
+impl Server {
+    /// Who we are.
+    pub(crate) fn token(&self) -> anyhow::Result<String> {
+        match &self.token {
+            Some(token) => Ok(token.clone()),
+            None => read_token(&self.data_dir),
+        }
+    }
+}
+
 /// A refusal that the user can do something about.
 #[derive(Debug, thiserror::Error)]
 #[error("{detail}")]
@@ -65,11 +75,7 @@ pub(crate) struct Client {
 impl Client {
     /// For the server that the flags name.
     pub(crate) fn new(server: &Server) -> anyhow::Result<Self> {
-        let token = match &server.token {
-            Some(token) => token.clone(),
-            None => read_token(&server.data_dir)?,
-        };
-        Self::with(&server.server, token)
+        Self::with(&server.server, server.token()?)
     }
 
     /// For an address and a token.

@@ -4,6 +4,7 @@
 //! `SLIPWAY_MATRIX=all` takes every border, which takes the better part of an hour. Otherwise a sample is
 //! taken: for every kind of effect one of its borders. `SLIPWAY_SEED` repeats a sample.
 
+mod direct;
 mod frozen;
 mod service;
 

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use slipway_proto::v1;
 
+use super::direct::Coordinator;
 use super::text;
 use crate::client::{Client, Server};
 use crate::exit_code::Exit;
@@ -129,10 +131,25 @@ pub(crate) struct Rollback {
     /// A version; absent = the last good one.
     #[arg(long, default_value = "")]
     to: String,
+    #[command(flatten)]
+    coordinator: Coordinator,
 }
 
 impl Rollback {
     pub(crate) async fn execute(self, server: &Server) -> anyhow::Result<Exit> {
+        let direct = v1::RollBackRequest {
+            deployment_id: self.deployment.clone(),
+            reason: self.reason.clone(),
+            to: self.to.clone(),
+        };
+        if let Some(answer) = self.coordinator.roll_back(server, direct).await? {
+            output::say(&format!(
+                "rolling back to {}",
+                answer.rolled_back_to_version
+            ));
+            output::data(&answer.deployment_id);
+            return Ok(Exit::Ok);
+        }
         let path = format!("/deployments/{}/rollback", self.deployment);
         let body = json!({"reason": self.reason, "to": self.to});
         let answer = Client::new(server)?.put(&path, body).await?;

@@ -3,6 +3,7 @@
 pub(crate) mod agents;
 pub(crate) mod builds;
 pub(crate) mod deploy;
+mod direct;
 pub(crate) mod doctor;
 pub(crate) mod explain;
 pub(crate) mod lint;
