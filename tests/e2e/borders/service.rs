@@ -77,6 +77,7 @@ impl Service {
         let target = EnvironmentTarget {
             kind: "docker".to_owned(),
             docker: String::new(),
+            kubernetes: None,
             router: control.clone(),
             listen: listen.to_string(),
             hosts: vec![],
