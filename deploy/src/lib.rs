@@ -21,6 +21,7 @@ mod usecases;
 
 pub use config::Config;
 pub use places::{
-    Adapters, Connect, EnvironmentTarget, Policy, ServiceAddress, ensure_environment,
+    Adapters, Connect, EnvironmentTarget, KubernetesPlace, Policy, ServiceAddress,
+    ensure_environment,
 };
 pub use run::{IDENTITY_FILE, Parts, run, serve};

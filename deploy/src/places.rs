@@ -9,8 +9,8 @@ use slipway_core::rollout::{Freeze, check_freezes};
 use slipway_core::time::Timestamp;
 use slipway_store::{Db, EnvironmentRow, StoreError};
 
-use crate::targets::{DockerHost, Target};
-use crate::traffic::{RouterTraffic, Traffic};
+use crate::targets::{DockerHost, KubernetesTarget, Target};
+use crate::traffic::{KubernetesTraffic, RouterTraffic, Traffic};
 
 /// Adapters kept open at once.
 const OPEN_MAX: usize = 256;
@@ -19,12 +19,17 @@ const OPEN_MAX: usize = 256;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EnvironmentTarget {
-    /// `docker`.
+    /// `docker` or `kubernetes`.
     pub kind: String,
     /// The engine: `unix:///var/run/docker.sock`; empty = the usual place.
     #[serde(default)]
     pub docker: String,
-    /// The router's control socket: `unix:///…/router.sock`.
+    /// The namespace, for `kubernetes`.
+    #[serde(default)]
+    pub kubernetes: Option<KubernetesPlace>,
+    /// The router's control socket: `unix:///…/router.sock`. For `kubernetes` it may be empty: traffic is
+    /// moved by the cluster then.
+    #[serde(default)]
     pub router: String,
     /// Address that services of this environment are served on.
     pub listen: String,
@@ -34,6 +39,29 @@ pub struct EnvironmentTarget {
     /// By service name, where several share an environment.
     #[serde(default)]
     pub services: BTreeMap<String, ServiceAddress>,
+}
+
+/// A namespace of a cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KubernetesPlace {
+    /// Its name.
+    pub namespace: String,
+    /// A kubeconfig on the coordinator's host; empty = its service account, or the usual file.
+    #[serde(default)]
+    pub kubeconfig: String,
+    /// A context of it; empty = the current one.
+    #[serde(default)]
+    pub context: String,
+    /// The Service or HTTPRoute that carries the service; empty = named after the service.
+    #[serde(default)]
+    pub route: String,
+    /// The Gateway, `name` or `namespace/name`; empty = a Service's selector is switched.
+    #[serde(default)]
+    pub gateway: String,
+    /// The port of the Services; 0 = 80.
+    #[serde(default)]
+    pub port: u16,
 }
 
 /// Where one service is served.
@@ -127,18 +155,20 @@ pub trait Connect: Send + Sync {
 /// The real ones, kept open by address.
 #[derive(Default)]
 pub(crate) struct RealAdapters {
-    open: Mutex<BTreeMap<(String, String), Adapters>>,
+    open: Mutex<BTreeMap<Key, Adapters>>,
 }
+
+/// What says where an adapter goes: engine, namespace, router.
+type Key = (String, Option<KubernetesPlace>, String);
 
 impl Connect for RealAdapters {
     fn connect(&self, target: &EnvironmentTarget) -> Result<Adapters, String> {
-        if target.kind != "docker" {
-            return Err(format!(
-                "target kind `{}` is not known; use `docker`",
-                target.kind
-            ));
-        }
-        let key = (target.docker.clone(), target.router.clone());
+        check(target)?;
+        let key = (
+            target.docker.clone(),
+            target.kubernetes.clone(),
+            target.router.clone(),
+        );
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = open.get(&key) {
             return Ok(known.clone());
@@ -146,11 +176,93 @@ impl Connect for RealAdapters {
         if open.len() >= OPEN_MAX {
             open.clear();
         }
+        let instances: Arc<dyn Target> = match &target.kubernetes {
+            Some(place) => Arc::new(KubernetesTarget::new(place.clone())),
+            None => Arc::new(DockerHost::new(&target.docker).map_err(|e| e.to_string())?),
+        };
+        let traffic: Arc<dyn Traffic> = match &target.kubernetes {
+            Some(place) if target.router.is_empty() => Arc::new(KubernetesTraffic::new(place)),
+            _ => Arc::new(RouterTraffic::new(&target.router).map_err(|e| e.to_string())?),
+        };
         let adapters = Adapters {
-            target: Arc::new(DockerHost::new(&target.docker).map_err(|e| e.to_string())?),
-            traffic: Arc::new(RouterTraffic::new(&target.router).map_err(|e| e.to_string())?),
+            target: instances,
+            traffic,
         };
         open.insert(key, adapters.clone());
         Ok(adapters)
+    }
+}
+
+/// Whether a target is whole, and of a kind that is known.
+fn check(target: &EnvironmentTarget) -> Result<(), String> {
+    match (target.kind.as_str(), &target.kubernetes) {
+        ("docker", None) => Ok(()),
+        ("docker", Some(_)) => Err(
+            "a target of kind `docker` has no `kubernetes`; remove it, or change the kind".into(),
+        ),
+        ("kubernetes", None) => {
+            Err("a target of kind `kubernetes` needs `kubernetes: {\"namespace\": …}`".into())
+        }
+        ("kubernetes", Some(_)) if !target.docker.is_empty() => Err(
+            "a target of kind `kubernetes` has no `docker`; remove it, or change the kind".into(),
+        ),
+        ("kubernetes", Some(place)) if place.namespace.is_empty() => {
+            Err("`kubernetes.namespace` is empty; name the namespace of the services".into())
+        }
+        ("kubernetes", Some(place)) if !(target.router.is_empty() || place.gateway.is_empty()) => {
+            Err(
+                "both `router` and `kubernetes.gateway` are set; one of them moves the traffic"
+                    .into(),
+            )
+        }
+        ("kubernetes", Some(_)) => Ok(()),
+        (kind, _) => Err(format!(
+            "target kind `{kind}` is not known; use `docker` or `kubernetes`"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connected(json: &str) -> Result<(), String> {
+        let target: EnvironmentTarget = serde_json::from_str(json).map_err(|e| e.to_string())?;
+        RealAdapters::default().connect(&target).map(drop)
+    }
+
+    #[tokio::test]
+    async fn a_target_that_is_not_whole_says_what_is_missing() {
+        let good =
+            r#"{"kind":"kubernetes","kubernetes":{"namespace":"shop"},"listen":"gateway:80"}"#;
+        assert_eq!(connected(good), Ok(()));
+        for (json, said) in [
+            (r#"{"kind":"swarm","listen":""}"#, "`swarm` is not known"),
+            (r#"{"kind":"kubernetes","listen":""}"#, "needs `kubernetes"),
+            (
+                r#"{"kind":"kubernetes","kubernetes":{"namespace":""},"listen":""}"#,
+                "`kubernetes.namespace` is empty",
+            ),
+            (
+                r#"{"kind":"kubernetes","docker":"unix:///x","kubernetes":{"namespace":"x"},"listen":""}"#,
+                "has no `docker`",
+            ),
+            (
+                r#"{"kind":"docker","kubernetes":{"namespace":"x"},"listen":""}"#,
+                "has no `kubernetes`",
+            ),
+            (
+                r#"{"kind":"kubernetes","kubernetes":{"namespace":"x","gateway":"g"},"router":"unix:///x","listen":""}"#,
+                "both `router` and `kubernetes.gateway`",
+            ),
+            (r#"{"kind":"docker","listen":""}"#, "router address"),
+            (
+                r#"{"kind":"kubernetes","kubernetes":{"namespace":"x","pods":1},"listen":""}"#,
+                "unknown field",
+            ),
+        ] {
+            let error = connected(json).expect_err(json);
+            assert!(error.contains(said), "{error}");
+        }
     }
 }

@@ -47,6 +47,7 @@ impl Service {
         let target = EnvironmentTarget {
             kind: "docker".to_owned(),
             docker: String::new(),
+            kubernetes: None,
             router: format!("unix://{}", socket.display()),
             listen: address.to_string(),
             hosts: vec![],

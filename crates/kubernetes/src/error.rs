@@ -4,7 +4,7 @@
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
     /// Neither a service account nor a kubeconfig that can be used.
-    #[error("no cluster to talk to: {0}; give the dispatcher a service account or a kubeconfig")]
+    #[error("no cluster to talk to: {0}; give this process a service account or a kubeconfig")]
     Config(String),
     /// No answer in time.
     #[error("{0}: no answer from the cluster in time")]
@@ -15,6 +15,9 @@ pub enum ClusterError {
     /// It is there already.
     #[error("{0}: it exists already")]
     Exists(&'static str),
+    /// It changed since it was read, or another field manager owns a part of it.
+    #[error("{0}: it changed at the same time, or somebody else owns a part of it")]
+    Conflict(&'static str),
     /// The cluster refused, in its words.
     #[error("{call}: the cluster refused ({status}): {words}")]
     Refused {
@@ -41,6 +44,7 @@ impl ClusterError {
             kube::Error::Api(status) => match (status.code, status.reason.as_str()) {
                 (404, _) => Self::NotFound(call),
                 (409, "AlreadyExists") => Self::Exists(call),
+                (409, _) => Self::Conflict(call),
                 _ => Self::Refused {
                     call,
                     status: status.code,

@@ -4,15 +4,12 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::Api;
-use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::api::{DeleteParams, PostParams};
 use serde_json::{Value, json};
 
+use crate::objects::every;
 use crate::{Cluster, ClusterError, within};
 
-/// Pods of one page of a listing.
-const PAGE: u32 = 500;
-/// Pages of one listing; more is no pool of ours.
-const PAGES_MAX: u32 = 20;
 /// Where everything of an agent lies in its pod, for itself and for its engine.
 const STATE: &str = "/var/lib/slipway";
 /// Where its settings are.
@@ -161,23 +158,8 @@ impl Cluster {
     /// # Errors
     /// When the cluster does not answer, or does not list all of them.
     pub async fn pods(&self, labels: &[(&str, &str)]) -> Result<Vec<PodView>, ClusterError> {
-        const CALL: &str = "list pods";
-        let wanted: Vec<String> = labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
-        let mut parameters = ListParams::default().labels(&wanted.join(",")).limit(PAGE);
-        let mut found = Vec::new();
-        for _ in 0..PAGES_MAX {
-            let page = within(CALL, self.pods_api().list(&parameters)).await?;
-            found.extend(page.items.into_iter().filter_map(view));
-            match page.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) => parameters = parameters.continue_token(&token),
-                None => return Ok(found),
-            }
-        }
-        Err(ClusterError::Refused {
-            call: CALL,
-            status: 0,
-            words: "more pods than any pool has".to_owned(),
-        })
+        let found = every(&self.pods_api(), "list pods", labels).await?;
+        Ok(found.into_iter().filter_map(view).collect())
     }
 
     /// Makes a pod and the secret with its settings; false when the pod is there already.

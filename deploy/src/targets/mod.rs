@@ -3,6 +3,7 @@
 
 mod docker_host;
 pub mod fake;
+pub(crate) mod kubernetes;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use slipway_core::rollout::{InstanceView, VersionSpec};
 use slipway_core::traffic::Fence;
 
 pub use docker_host::DockerHost;
+pub use kubernetes::KubernetesTarget;
 
 /// A service in an environment, by immutable ids.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -2,6 +2,7 @@
 //! all of them.
 
 pub mod fake;
+mod kubernetes;
 mod router;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use async_trait::async_trait;
 use slipway_core::gate::Counts;
 use slipway_core::traffic::{Fence, TrafficTable};
 
+pub use kubernetes::KubernetesTraffic;
 pub use router::RouterTraffic;
 
 /// Why traffic was not moved.

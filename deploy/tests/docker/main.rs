@@ -108,6 +108,7 @@ impl Place {
         let target = EnvironmentTarget {
             kind: "docker".to_owned(),
             docker: "unix:///var/run/docker.sock".to_owned(),
+            kubernetes: None,
             router: format!("unix://{}", socket.display()),
             listen: listen.clone(),
             hosts: vec![],

@@ -69,6 +69,7 @@ impl World {
         let target = EnvironmentTarget {
             kind: "docker".to_owned(),
             docker: String::new(),
+            kubernetes: None,
             router: "unix:///nowhere".to_owned(),
             listen: "127.0.0.1:8081".to_owned(),
             hosts: vec![],

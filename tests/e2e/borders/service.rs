@@ -86,6 +86,7 @@ impl Service {
         let target = EnvironmentTarget {
             kind: "docker".to_owned(),
             docker: String::new(),
+            kubernetes: None,
             router: control.clone(),
             listen: listen.to_string(),
             hosts: vec![],

@@ -104,6 +104,7 @@ async fn start(
     let place = EnvironmentTarget {
         kind: "docker".to_owned(),
         docker: String::new(),
+        kubernetes: None,
         router: socket.to_owned(),
         listen: listen.to_owned(),
         hosts: vec![],

@@ -1,0 +1,454 @@
+//! Instances as pods of a Deployment per version, in one namespace.
+//!
+//! A Deployment is named after its version, so that "it exists already" means "adopt it"; its pod
+//! template is never changed after that, only its count. The image is named by its digest.
+//!
+//! Fencing is by annotation: a Deployment carries the token of whoever changed it last, nobody with a
+//! lower one touches the place, and every change names the resource version that was read with it.
+//!
+//! The grace of a stop is the pod's own: it is written down when the Deployment is made.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+use slipway_core::rollout::{InstanceView, VersionSpec};
+use slipway_core::traffic::Fence;
+use slipway_kubernetes::{Cluster, ClusterError, Object, ObjectKind, ServingPod};
+use tokio::sync::OnceCell;
+
+use super::{Instances, Place, Target, TargetError};
+use crate::places::KubernetesPlace;
+
+/// Whose an object is.
+pub(crate) const OWNER: (&str, &str) = ("app.kubernetes.io/managed-by", "slipway");
+pub(crate) const VERSION: &str = "slipway.dev/version";
+/// The token that something was changed under last.
+pub(crate) const TOKEN: &str = "slipway.dev/token";
+/// The name of the port of a pod.
+pub(crate) const PORT_NAME: &str = "serve";
+const SERVICE: &str = "slipway.dev/service";
+const ENVIRONMENT: &str = "slipway.dev/environment";
+const PORT: &str = "slipway.dev/port";
+const NAME: &str = "slipway.dev/name";
+/// Changes that met another one, before it is told: the Deployment's own controller writes its status
+/// a few times while pods start.
+pub(crate) const TRIES: u32 = 5;
+/// Between two looks while a controller works: as often as a person would not notice.
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// For a controller to see a change: one that takes longer is not running.
+pub(crate) const SEEN_LIMIT: Duration = Duration::from_secs(30);
+/// A pod goes on for this long after it was told to end, so that whoever still sends to it hears of it.
+const LINGER_SECONDS: u64 = 15;
+/// And has this long to end, the lingering included.
+const GRACE_SECONDS: u64 = 45;
+/// For pods to be gone: their grace, and what the node takes besides.
+const GONE_LIMIT: Duration = Duration::from_secs(GRACE_SECONDS + 30);
+
+/// A cluster that is connected to when it is first used.
+pub(crate) struct Reach {
+    place: KubernetesPlace,
+    cluster: OnceCell<Cluster>,
+}
+
+impl Reach {
+    pub(crate) fn new(place: KubernetesPlace) -> Self {
+        Self {
+            place,
+            cluster: OnceCell::new(),
+        }
+    }
+
+    pub(crate) fn connected(cluster: Cluster) -> Self {
+        Self {
+            place: KubernetesPlace::default(),
+            cluster: OnceCell::new_with(Some(cluster)),
+        }
+    }
+
+    pub(crate) async fn cluster(&self) -> Result<&Cluster, ClusterError> {
+        let place = &self.place;
+        let connecting =
+            || async { Cluster::open(&place.kubeconfig, &place.context, &place.namespace).await };
+        self.cluster.get_or_try_init(connecting).await
+    }
+}
+
+/// One namespace of one cluster.
+pub struct KubernetesTarget {
+    reach: Reach,
+}
+
+/// The name of a version's Deployment and of its Service.
+pub(crate) fn name_of(version: &str) -> String {
+    format!("slipway-{}", version.to_lowercase())
+}
+
+/// The token that an object was changed under last.
+pub(crate) fn token_of(object: &Object) -> Option<u64> {
+    object.annotations.get(TOKEN)?.parse().ok()
+}
+
+/// What a person is told: never the cluster's own words, which may repeat a variable's value.
+pub(crate) fn words(error: &ClusterError) -> String {
+    match error {
+        ClusterError::Refused { call, status, .. } => {
+            let hint = match status {
+                401 | 403 => {
+                    ": give its account the rights in deploy/packaging/kubernetes/coordinator.yaml"
+                }
+                _ => "; the cluster's audit log has its reason",
+            };
+            format!("the cluster refused to {call} ({status}){hint}")
+        }
+        other => other.to_string(),
+    }
+}
+
+fn refusal(error: ClusterError) -> TargetError {
+    match &error {
+        // The server's own trouble, or too many calls: it may be another time.
+        ClusterError::Refused { status, .. } if *status >= 500 || matches!(*status, 0 | 429) => {
+            TargetError::Unknown(words(&error))
+        }
+        ClusterError::Config(_) | ClusterError::NotFound(_) | ClusterError::Refused { .. } => {
+            TargetError::Refused(words(&error))
+        }
+        _ => TargetError::Unknown(words(&error)),
+    }
+}
+
+fn fenced(all: &[Object], fence: Fence) -> Result<(), TargetError> {
+    match all.iter().filter_map(token_of).max() {
+        Some(seen) if seen > fence.token => Err(TargetError::StaleToken { seen }),
+        _ => Ok(()),
+    }
+}
+
+fn replicas(object: &Object) -> u32 {
+    let count = object
+        .body
+        .pointer("/spec/replicas")
+        .and_then(Value::as_u64);
+    count.and_then(|n| u32::try_from(n).ok()).unwrap_or(1)
+}
+
+fn image(object: &Object) -> &str {
+    let image = object
+        .body
+        .pointer("/spec/template/spec/containers/0/image");
+    image.and_then(Value::as_str).unwrap_or_default()
+}
+
+fn deployment(place: &Place, version: &VersionSpec, fence: Fence) -> Value {
+    let labels = json!({
+        OWNER.0: OWNER.1, SERVICE: place.service_id, ENVIRONMENT: place.environment_id,
+        VERSION: version.version_id, PORT: version.port.to_string(),
+    });
+    let mut env = version.environment.clone();
+    env.entry("PORT".to_owned())
+        .or_insert_with(|| version.port.to_string());
+    let env: Vec<Value> = env
+        .iter()
+        .map(|(name, value)| json!({"name": name, "value": value}))
+        .collect();
+    let mut limits = serde_json::Map::new();
+    if version.memory_bytes > 0 {
+        limits.insert("memory".into(), json!(version.memory_bytes.to_string()));
+    }
+    if version.cpu_millis > 0 {
+        limits.insert("cpu".into(), json!(format!("{}m", version.cpu_millis)));
+    }
+    json!({
+        "metadata": {
+            "name": name_of(&version.version_id), "labels": labels,
+            "annotations": {TOKEN: fence.token.to_string(), NAME: place.service},
+        },
+        "spec": {
+            "replicas": version.replicas,
+            "selector": {"matchLabels": {VERSION: version.version_id}},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {
+                    "automountServiceAccountToken": false,
+                    "terminationGracePeriodSeconds": GRACE_SECONDS,
+                    "containers": [{
+                        "name": "service", "image": version.image, "env": env,
+                        "ports": [{"name": PORT_NAME, "containerPort": version.port, "protocol": "TCP"}],
+                        "resources": {"limits": limits},
+                        "readinessProbe": {"httpGet": {"path": version.health_path, "port": PORT_NAME}},
+                        "lifecycle": {"preStop": {"sleep": {"seconds": LINGER_SECONDS}}},
+                        "securityContext": {"allowPrivilegeEscalation": false},
+                    }],
+                },
+            },
+        },
+    })
+}
+
+fn instance(pod: &ServingPod) -> Option<(String, InstanceView)> {
+    let version = pod.labels.get(VERSION)?.clone();
+    let port = pod.labels.get(PORT)?;
+    let ip = pod.ip.as_ref().filter(|_| pod.ready);
+    // An IPv6 address is told from its port by brackets.
+    let address = ip.map(|ip| match ip.contains(':') {
+        true => format!("[{ip}]:{port}"),
+        false => format!("{ip}:{port}"),
+    });
+    Some((
+        version,
+        InstanceView {
+            id: pod.name.clone(),
+            address,
+            exits: u64::from(pod.restarts),
+            oom: pod.oom,
+        },
+    ))
+}
+
+impl KubernetesTarget {
+    /// A namespace, connected to when it is first used.
+    #[must_use]
+    pub fn new(place: KubernetesPlace) -> Self {
+        let reach = Reach::new(place);
+        Self { reach }
+    }
+
+    /// On a cluster that is connected to.
+    #[must_use]
+    pub fn on(cluster: Cluster) -> Self {
+        let reach = Reach::connected(cluster);
+        Self { reach }
+    }
+
+    async fn cluster(&self) -> Result<&Cluster, TargetError> {
+        self.reach.cluster().await.map_err(refusal)
+    }
+
+    async fn deployments(&self, place: &Place) -> Result<Vec<Object>, TargetError> {
+        let cluster = self.cluster().await?;
+        let labels = wanted(place);
+        let all = cluster.objects(ObjectKind::Deployment, &labels);
+        all.await.map_err(refusal)
+    }
+
+    /// Waits until the controller has seen what is wanted of a Deployment now.
+    async fn seen(&self, version: &str) -> Result<(), TargetError> {
+        let (cluster, name) = (self.cluster().await?, name_of(version));
+        let waiting = async {
+            loop {
+                let found = cluster.object(ObjectKind::Deployment, &name).await;
+                match found.map_err(refusal)? {
+                    Some(object) if object.is_seen() => return Ok(()),
+                    Some(_) => tokio::time::sleep(LOOK_EVERY).await,
+                    None => {
+                        let text = format!("Deployment `{name}` was removed by somebody else");
+                        return Err(TargetError::Unknown(text));
+                    }
+                }
+            }
+        };
+        let late = |_| {
+            let limit = SEEN_LIMIT.as_secs();
+            let text = format!("no controller looked at Deployment `{name}` within {limit} s");
+            Err(TargetError::Unknown(text))
+        };
+        tokio::time::timeout(SEEN_LIMIT, waiting)
+            .await
+            .unwrap_or_else(late)
+    }
+
+    /// Waits until no more than `keep` pods of a version are left.
+    async fn left(&self, place: &Place, version: &str, keep: usize) -> Result<(), TargetError> {
+        let cluster = self.cluster().await?;
+        let mut labels = wanted(place).to_vec();
+        labels.push((VERSION, version));
+        let waiting = async {
+            loop {
+                let pods = cluster.serving(&labels).await.map_err(refusal)?;
+                if pods.len() <= keep {
+                    return Ok(());
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        let late = |_| {
+            let limit = GONE_LIMIT.as_secs();
+            let text = format!("pods of version {version} did not end within {limit} s");
+            Err(TargetError::Unknown(text))
+        };
+        tokio::time::timeout(GONE_LIMIT, waiting)
+            .await
+            .unwrap_or_else(late)
+    }
+
+    /// One try of `ensure`; false when the Deployment changed at the same time.
+    async fn declare(
+        &self,
+        fence: Fence,
+        place: &Place,
+        version: &VersionSpec,
+    ) -> Result<bool, TargetError> {
+        let all = self.deployments(place).await?;
+        fenced(&all, fence)?;
+        let (cluster, name) = (self.cluster().await?, name_of(&version.version_id));
+        let done = match all.iter().find(|one| one.name == name) {
+            None => {
+                let body = deployment(place, version, fence);
+                cluster.apply(ObjectKind::Deployment, body, None).await
+            }
+            Some(known) if known.ending => {
+                let text = format!("Deployment `{name}` is still being removed");
+                return Err(TargetError::Unknown(text));
+            }
+            Some(known) if image(known) != version.image => {
+                return Err(TargetError::Refused(format!(
+                    "Deployment `{name}` has another image than its version: somebody changed it; \
+                     delete it, and it is made anew"
+                )));
+            }
+            Some(known) => {
+                // More than asked are left: to have fewer is `park`.
+                let count = replicas(known).max(version.replicas);
+                if replicas(known) == count && token_of(known) == Some(fence.token) {
+                    return Ok(true);
+                }
+                let fields = counted(fence, count);
+                cluster.change(ObjectKind::Deployment, known, fields).await
+            }
+        };
+        match done {
+            Ok(_) => Ok(true),
+            Err(ClusterError::Conflict(_)) => Ok(false),
+            Err(error) => Err(refusal(error)),
+        }
+    }
+}
+
+fn wanted(place: &Place) -> [(&str, &str); 3] {
+    [
+        OWNER,
+        (SERVICE, place.service_id.as_str()),
+        (ENVIRONMENT, place.environment_id.as_str()),
+    ]
+}
+
+fn counted(fence: Fence, count: u32) -> Value {
+    json!({
+        "metadata": {"annotations": {TOKEN: fence.token.to_string()}},
+        "spec": {"replicas": count},
+    })
+}
+
+fn crowded(version: &str) -> TargetError {
+    let text = format!("the Deployment of version {version} changed each time it was read");
+    TargetError::Unknown(text)
+}
+
+#[async_trait]
+impl Target for KubernetesTarget {
+    async fn ensure(
+        &self,
+        fence: Fence,
+        place: &Place,
+        version: &VersionSpec,
+    ) -> Result<(), TargetError> {
+        if !version.image.contains("@sha256:") {
+            let image = &version.image;
+            return Err(TargetError::Refused(format!(
+                "image `{image}` is not named by its digest in a registry (name@sha256:…), and nodes \
+                 of a cluster take images from there alone; push it first"
+            )));
+        }
+        for _ in 0..TRIES {
+            if self.declare(fence, place, version).await? {
+                return self.seen(&version.version_id).await;
+            }
+        }
+        Err(crowded(&version.version_id))
+    }
+
+    async fn observe(&self, place: &Place) -> Result<Instances, TargetError> {
+        let mut all = Instances::new();
+        // One without pods is there all the same: somebody has to remove it.
+        for object in self.deployments(place).await? {
+            if let Some(version) = object.labels.get(VERSION) {
+                all.entry(version.clone()).or_default();
+            }
+        }
+        let pods = self.cluster().await?.serving(&wanted(place)).await;
+        for (version, instance) in pods.map_err(refusal)?.iter().filter_map(instance) {
+            all.entry(version).or_default().push(instance);
+        }
+        Ok(all)
+    }
+
+    async fn park(
+        &self,
+        fence: Fence,
+        place: &Place,
+        version: &str,
+        keep: u32,
+        _grace: Duration,
+    ) -> Result<(), TargetError> {
+        let cluster = self.cluster().await?;
+        let first = usize::try_from(keep).unwrap_or(usize::MAX);
+        for _ in 0..TRIES {
+            let all = self.deployments(place).await?;
+            fenced(&all, fence)?;
+            let name = name_of(version);
+            let Some(known) = all.iter().find(|one| one.name == name) else {
+                return Ok(());
+            };
+            if replicas(known) > keep {
+                let mut labels = wanted(place).to_vec();
+                labels.push((VERSION, version));
+                let pods = cluster.serving(&labels).await.map_err(refusal)?;
+                // The ones that go on are those that go on getting traffic.
+                for pod in pods.iter().take(first) {
+                    cluster.keep_longest(&pod.name).await.map_err(refusal)?;
+                }
+                let fields = counted(fence, keep);
+                match cluster.change(ObjectKind::Deployment, known, fields).await {
+                    Ok(_) => {}
+                    Err(ClusterError::Conflict(_)) => continue,
+                    Err(error) => return Err(refusal(error)),
+                }
+            }
+            self.seen(version).await?;
+            return self.left(place, version, first).await;
+        }
+        Err(crowded(version))
+    }
+
+    async fn retire(
+        &self,
+        fence: Fence,
+        place: &Place,
+        version: &str,
+        _grace: Duration,
+    ) -> Result<(), TargetError> {
+        let (cluster, name) = (self.cluster().await?, name_of(version));
+        for _ in 0..TRIES {
+            let all = self.deployments(place).await?;
+            fenced(&all, fence)?;
+            let service = cluster.object(ObjectKind::Service, &name).await;
+            let service = service.map_err(refusal)?;
+            let service =
+                service.filter(|one| one.labels.get(OWNER.0).is_some_and(|v| v == OWNER.1));
+            let mut gone = Ok(());
+            if let Some(service) = &service {
+                gone = cluster.remove(ObjectKind::Service, service).await;
+            }
+            if let Some(known) = all.iter().find(|one| one.name == name && !one.ending) {
+                gone = gone.and(cluster.remove(ObjectKind::Deployment, known).await);
+            }
+            match gone {
+                Ok(()) => return self.left(place, version, 0).await,
+                Err(ClusterError::Conflict(_)) => {}
+                Err(error) => return Err(refusal(error)),
+            }
+        }
+        Err(crowded(version))
+    }
+}
