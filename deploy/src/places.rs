@@ -261,7 +261,7 @@ mod tests {
                 "unknown field",
             ),
         ] {
-            let error = connected(json).expect_err(json);
+            let error = connected(json).unwrap_err();
             assert!(error.contains(said), "{error}");
         }
     }

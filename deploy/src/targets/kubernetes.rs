@@ -191,9 +191,12 @@ fn instance(pod: &ServingPod) -> Option<(String, InstanceView)> {
     let port = pod.labels.get(PORT)?;
     let ip = pod.ip.as_ref().filter(|_| pod.ready);
     // An IPv6 address is told from its port by brackets.
-    let address = ip.map(|ip| match ip.contains(':') {
-        true => format!("[{ip}]:{port}"),
-        false => format!("{ip}:{port}"),
+    let address = ip.map(|ip| {
+        if ip.contains(':') {
+            format!("[{ip}]:{port}")
+        } else {
+            format!("{ip}:{port}")
+        }
     });
     Some((
         version,
