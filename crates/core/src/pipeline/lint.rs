@@ -174,3 +174,40 @@ fn unmentioned_reports(stage: &PlannedStage, name: &str, at: At) -> Vec<Mistake>
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Facts, Outcome, plan};
+
+    #[test]
+    fn a_cache_that_is_not_kept_is_said_with_its_reason() {
+        let facts = Facts {
+            event: "push".to_owned(),
+            ref_name: "refs/heads/main".to_owned(),
+            ..Facts::default()
+        };
+        let said = |body: &str| {
+            let text = format!(
+                "version: 1\nstages:\n  a:\n    image: \"x:1\"\n    commands: [\"true\"]\n{body}"
+            );
+            let Ok(Outcome::Build(_, warnings)) = plan(&text, &facts) else {
+                panic!("it is a good file");
+            };
+            let ours = warnings.into_iter().filter(|w| w.code == "SLP0207");
+            ours.map(|w| w.message).collect::<Vec<_>>()
+        };
+        assert_eq!(said("    cache: {key: k, paths: [target]}\n"), [""; 0]);
+        let home = said("    cache: {key: k, paths: [target, ~/.cargo]}\n");
+        assert!(
+            home.len() == 1 && home[0].contains("`~/.cargo`"),
+            "{home:?}"
+        );
+        let secret =
+            "    environment: {A: {from_secret: T}}\n    cache: {key: k, paths: [target]}\n";
+        let secret = said(secret);
+        assert!(
+            secret.len() == 1 && secret[0].contains("never saved"),
+            "{secret:?}"
+        );
+    }
+}
