@@ -20,7 +20,7 @@ mod store;
 pub use config::Config;
 pub use counters::Counters;
 pub use run::{Parts, run, serve};
-pub use store::{Checked, Stats, Store, StoreError, Wanted};
+pub use store::{Checked, Hit, Keep, Saved, Stats, Store, StoreError, Wanted};
 
 /// The built-in settings, with comments.
 pub const DEFAULT_CONFIG: &str = include_str!("default-config.toml");

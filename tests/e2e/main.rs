@@ -13,6 +13,7 @@ mod full;
 mod ha;
 mod history;
 mod intake;
+mod keyed;
 mod live;
 mod memo;
 mod mixed;

@@ -109,6 +109,33 @@ async fn hostile_h061_what_code_from_outside_came_to_is_never_recalled_for_a_tru
 }
 
 #[tokio::test]
+async fn hostile_h061_a_fork_is_told_to_read_trusted_cache_entries_and_to_write_its_own_alone() {
+    let (cluster, hook, mut agent) = installation().await;
+    // What a file says of scopes in its key is a part of a key.
+    let stage = "  make: {commands: [make], cache: {key: \"x/trusted\", paths: [p]}}\n";
+    let mut scope = None;
+    let executing = async {
+        let (_, assign) = next(&mut agent).await;
+        agent.succeed(assign.attempt).await;
+        scope = assign.cache_scope;
+    };
+    let theirs = commit(&cluster, 1, stage);
+    tokio::join!(requested(&cluster, &hook, &theirs, 666), executing);
+    let fork = scope.expect("a scope");
+    let ours = started(&cluster, &commit(&cluster, 2, stage)).await;
+    let (_, assign) = next(&mut agent).await;
+    agent.succeed(assign.attempt).await;
+    ended(&cluster, &ours).await;
+    let trusted = assign.cache_scope.expect("a scope");
+    assert!(trusted.trusted && !fork.trusted);
+    assert_eq!(trusted.read, [trusted.write.clone()]);
+    assert_eq!(fork.read, [fork.write.clone(), trusted.write.clone()]);
+    assert_ne!(fork.write, trusted.write);
+    assert!(trusted.write.starts_with(&assign.repo_id), "{trusted:?}");
+    cluster.stop().await;
+}
+
+#[tokio::test]
 async fn what_is_not_in_the_key_is_not_in_the_container() {
     let (cluster, _, mut agent) = installation().await;
     let stages = "  a: {commands: [make]}\n  b: {needs: [a], commands: [\"echo $CI_COMMIT_SHA\"]}\n  c: {needs: [b], commands: [make], memoize: false}\n";

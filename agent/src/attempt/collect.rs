@@ -11,7 +11,7 @@ use slipway_core::pipeline::{ArtifactKind, CoverageFormat};
 use slipway_core::report;
 use slipway_proto::v1;
 
-use super::{Attempt, Ending, Shared};
+use super::{Attempt, Ending, Shared, caches};
 use crate::log_stream::LogWriter;
 
 /// Files of one attempt that are kept.
@@ -69,6 +69,7 @@ pub(super) async fn collect(
             }
             Err(error) => return Ending::aborted("cache", error),
         }
+        caches::save(shared, attempt, cache, log).await;
     }
     ending
 }

@@ -4,6 +4,7 @@
 //! the container exists; the result is on disk before it is sent. An ending that is not the stage's
 //! own doing is `Aborted`, with its reason: the dispatcher repeats it elsewhere.
 
+mod caches;
 mod collect;
 mod context;
 mod execute;

@@ -7,7 +7,7 @@ use slipway_core::digest::Digest;
 use slipway_daemon::Resolver;
 use slipway_proto::v1;
 
-use super::{Attempt, Ending, Shared};
+use super::{Attempt, Ending, Shared, caches};
 use crate::log_stream::LogWriter;
 use crate::sandbox::profile::stage_user;
 use crate::workspace::checkout::{CheckoutError, Wanted, checkout};
@@ -83,6 +83,7 @@ pub(super) async fn workspace(
         let told = format!("{} KiB came from other agents", restored.fetched >> 10);
         let _spool_is_full = log.say(&told).await;
     }
+    caches::lay_out(shared, attempt, cache, log).await;
     if let Some(user) = stage_user(attempt.spec.sandbox) {
         settle(dir, move |dir| give_to(dir, user)).await?;
     }
@@ -141,7 +142,7 @@ async fn settle(
     }
 }
 
-async fn fresh(dir: &Path) -> Result<(), Ending> {
+pub(super) async fn fresh(dir: &Path) -> Result<(), Ending> {
     remove(dir).await;
     tokio::fs::create_dir_all(dir)
         .await

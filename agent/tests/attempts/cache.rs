@@ -10,7 +10,8 @@ use slipway_proto::v1::{
     BlobChunk, CaptureLayerRequest, CaptureLayerResponse, CaptureTreeRequest, CaptureTreeResponse,
     CheckRequest, CheckResponse, GetBlobRequest, HasRequest, HasResponse, HoldingsRequest,
     HoldingsResponse, PutBlobResponse, ReleaseRequest, ReleaseResponse, RenewPinsRequest,
-    RenewPinsResponse, RestoreRequest, RestoreResponse, StatsRequest, StatsResponse,
+    RenewPinsResponse, RestoreCacheRequest, RestoreCacheResponse, RestoreRequest, RestoreResponse,
+    SaveCacheRequest, SaveCacheResponse, StatsRequest, StatsResponse,
 };
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
@@ -102,6 +103,20 @@ impl Cache for FakeCache {
             changed: 1,
             ..CaptureLayerResponse::default()
         }))
+    }
+
+    async fn restore_cache(
+        &self,
+        _: Request<RestoreCacheRequest>,
+    ) -> Result<Response<RestoreCacheResponse>, Status> {
+        Err(Status::unavailable("the fake keeps no entries"))
+    }
+
+    async fn save_cache(
+        &self,
+        _: Request<SaveCacheRequest>,
+    ) -> Result<Response<SaveCacheResponse>, Status> {
+        Err(Status::unavailable("the fake keeps no entries"))
     }
 
     type GetBlobStream = ReceiverStream<Result<BlobChunk, Status>>;

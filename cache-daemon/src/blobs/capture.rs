@@ -63,6 +63,9 @@ pub enum CaptureError {
     /// The whole is too large or malformed.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
+    /// Its files have more bytes than may be kept.
+    #[error("more than the {} MiB that may be kept", .0 >> 20)]
+    TooLarge(u64),
 }
 
 struct Walk<'a, 'd> {
@@ -71,6 +74,9 @@ struct Walk<'a, 'd> {
     keep_git: bool,
     entries: BTreeMap<String, Entry>,
     notes: Vec<String>,
+    /// Bytes of files that may come yet, out of `limit`.
+    left: u64,
+    limit: u64,
 }
 
 /// Stores what `directory` holds in `batch` and answers its tree.
@@ -90,16 +96,68 @@ pub fn capture(
         keep_git,
         entries: BTreeMap::new(),
         notes: Vec::new(),
+        left: u64::MAX,
+        limit: u64::MAX,
     };
     walk.directory(root, "")?;
-    let tree = Tree::new(walk.entries)?;
-    Ok(Captured {
-        tree,
-        notes: walk.notes,
-    })
+    walk.captured()
+}
+
+/// Stores what these folders below `directory` hold, at most `limit` bytes, and answers a tree with their
+/// full paths. A folder that is not there is noted.
+///
+/// # Errors
+/// When a folder cannot be read, or they hold more than a tree can or than the limit.
+pub fn capture_paths(
+    directory: &Path,
+    paths: &[String],
+    limit: u64,
+    batch: &mut Batch<'_>,
+) -> Result<Captured, CaptureError> {
+    let mut walk = Walk {
+        batch,
+        known: &Known::new(),
+        keep_git: false,
+        entries: BTreeMap::new(),
+        notes: Vec::new(),
+        left: limit,
+        limit,
+    };
+    for path in paths {
+        match descend(directory, path) {
+            Ok(folder) => {
+                let ends = path.match_indices('/').map(|(at, _)| at);
+                for end in ends.chain([path.len()]) {
+                    let parent = path.get(..end).unwrap_or(path).to_owned();
+                    walk.entries.insert(parent, Entry::Directory);
+                }
+                walk.directory(folder, &format!("{path}/"))?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                walk.note(path, "not there");
+            }
+            Err(error) => walk.note(path, &format!("not a folder that can be read: {error}")),
+        }
+    }
+    walk.captured()
+}
+
+/// The folder at `path`, each part of it opened by its name and through no link.
+fn descend(directory: &Path, path: &str) -> io::Result<OwnedFd> {
+    let root: OwnedFd = File::open(directory)?.into();
+    path.split('/')
+        .try_fold(root, |folder, name| open(&folder, name, OFlags::DIRECTORY))
 }
 
 impl Walk<'_, '_> {
+    fn captured(self) -> Result<Captured, CaptureError> {
+        let tree = Tree::new(self.entries)?;
+        Ok(Captured {
+            tree,
+            notes: self.notes,
+        })
+    }
+
     fn note(&mut self, path: &str, reason: &str) {
         if self.notes.len() < NOTES_MAX {
             let shown: String = path.chars().take(200).map(printable).collect();
@@ -174,6 +232,10 @@ impl Walk<'_, '_> {
         path: String,
         stat: &Stat,
     ) -> Result<(), CaptureError> {
+        // Before it is read: what is too large costs nothing.
+        let announced = u64::try_from(stat.st_size).unwrap_or(0);
+        let left = self.left.checked_sub(announced);
+        self.left = left.ok_or(CaptureError::TooLarge(self.limit))?;
         let known = self
             .known
             .get(&path)

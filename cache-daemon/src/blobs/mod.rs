@@ -10,7 +10,7 @@ pub(crate) mod trash;
 mod tree;
 
 pub use batch::{Batch, Durable};
-pub use capture::{CaptureError, Captured, Known, capture};
+pub use capture::{CaptureError, Captured, Known, capture, capture_paths};
 pub(crate) use disk::Found;
 pub use disk::{BlobError, Disk};
 pub(crate) use pack::{Incoming as PackIncoming, Pack};

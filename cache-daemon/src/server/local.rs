@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use slipway_core::cache::keyed::Wanted as Keys;
 use slipway_core::digest::Digest;
 use slipway_daemon::Shutdown;
 use slipway_proto::v1::cache_server::{Cache, CacheServer};
@@ -12,8 +13,8 @@ use slipway_proto::v1::{
     BlobChunk, CaptureLayerRequest, CaptureLayerResponse, CaptureTreeRequest, CaptureTreeResponse,
     CheckRequest, CheckResponse, GetBlobRequest, HasRequest, HasResponse, HeldPack,
     HoldingsRequest, HoldingsResponse, PutBlobResponse, ReleaseRequest, ReleaseResponse,
-    RenewPinsRequest, RenewPinsResponse, RestoreRequest, RestoreResponse, StatsRequest,
-    StatsResponse,
+    RenewPinsRequest, RenewPinsResponse, RestoreCacheRequest, RestoreCacheResponse, RestoreRequest,
+    RestoreResponse, SaveCacheRequest, SaveCacheResponse, StatsRequest, StatsResponse,
 };
 use slipway_proto::{DECODE_MAX, STREAMS_MAX};
 use tokio::net::UnixListener;
@@ -22,7 +23,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::blobs::BlobError;
 use crate::peers;
-use crate::store::Wanted;
+use crate::server::keyed as asked;
+use crate::store::{Keep, Wanted};
 use crate::{Store, StoreError};
 
 /// Bytes of one piece of a blob on the wire.
@@ -189,6 +191,67 @@ impl Cache for Local {
             new_bytes: done.new_bytes,
             notes: done.notes,
             pack: done.pack.map(|pack| pack.to_string()).unwrap_or_default(),
+        }))
+    }
+
+    async fn restore_cache(
+        &self,
+        request: Request<RestoreCacheRequest>,
+    ) -> Result<Response<RestoreCacheResponse>, Status> {
+        let request = request.into_inner();
+        let directory = folder(&request.directory)?;
+        let scope = asked::scope(request.scope)?;
+        asked::keys(&request.key, &request.restore_keys, &request.paths)?;
+        let found = self
+            .blocking(move |store| {
+                let keys = Keys {
+                    scopes: &scope.read,
+                    key: &request.key,
+                    restore_keys: &request.restore_keys,
+                    paths: &request.paths,
+                };
+                store.restore_keyed(&directory, keys, &request.attempt)
+            })
+            .await?;
+        Ok(Response::new(match found {
+            Some(hit) => RestoreCacheResponse {
+                key: Some(hit.key),
+                files: hit.files,
+                bytes: hit.bytes,
+            },
+            None => RestoreCacheResponse::default(),
+        }))
+    }
+
+    async fn save_cache(
+        &self,
+        request: Request<SaveCacheRequest>,
+    ) -> Result<Response<SaveCacheResponse>, Status> {
+        let request = request.into_inner();
+        let directory = folder(&request.directory)?;
+        let scope = asked::scope(request.scope)?;
+        asked::keys(&request.key, &[], &request.paths)?;
+        let done = self
+            .blocking(move |store| {
+                let keys = Keys {
+                    scopes: &scope.read,
+                    key: &request.key,
+                    restore_keys: &[],
+                    paths: &request.paths,
+                };
+                store.save_keyed(Keep {
+                    directory: &directory,
+                    keys,
+                    scope: &scope.write,
+                    trusted: scope.trusted,
+                })
+            })
+            .await?;
+        Ok(Response::new(SaveCacheResponse {
+            saved: done.saved,
+            files: done.files,
+            bytes: done.bytes,
+            notes: done.notes,
         }))
     }
 

@@ -1,5 +1,6 @@
 //! The doors of the daemon. `local` is the agent's.
 
+mod keyed;
 mod local;
 
 pub(crate) use local::serve;

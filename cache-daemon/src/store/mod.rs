@@ -1,5 +1,6 @@
 //! Blobs, their index, and what is known about laid-out workspaces, as one thing.
 
+mod keyed;
 mod packs;
 mod upkeep;
 
@@ -18,6 +19,7 @@ use crate::blobs::pins::{self, Held, Pins};
 use crate::blobs::{self, Batch, BlobError, CaptureError, Disk, Durable, Known, Restored};
 use crate::counters::Counters;
 
+pub use keyed::{Hit, Keep, Saved};
 use upkeep::Sweeps;
 pub use upkeep::{Checked, Stats};
 
@@ -92,6 +94,7 @@ pub struct Wanted<'a> {
 pub struct Store {
     pub(crate) disk: Disk,
     pins: Pins,
+    keyed: keyed::Table,
     clock: Clock,
     counters: Counters,
     workspaces: Mutex<Vec<(PathBuf, Known)>>,
@@ -114,6 +117,7 @@ impl Store {
     pub fn open(disk: Disk, clock: Clock) -> Self {
         Self {
             pins: Pins::new(disk.root()),
+            keyed: keyed::Table::open(disk.root()),
             disk,
             clock,
             counters: Counters::default(),

@@ -8,7 +8,8 @@ use slipway_proto::v1::cache_client::CacheClient;
 use slipway_proto::v1::{
     BlobChunk, Capability, CaptureLayerRequest, CaptureTreeRequest, CheckRequest, CheckResponse,
     GetBlobRequest, HasRequest, HoldingsRequest, HoldingsResponse, LayerSource, ReleaseRequest,
-    RenewPinsRequest, RestoreRequest, StatsRequest, StatsResponse,
+    RenewPinsRequest, RestoreCacheRequest, RestoreCacheResponse, RestoreRequest, SaveCacheRequest,
+    SaveCacheResponse, StatsRequest, StatsResponse,
 };
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
@@ -216,6 +217,32 @@ impl LocalCache {
             notes: answer.notes,
             pack: answer.pack,
         })
+    }
+
+    /// Lays the best entry of a stage's `cache:` out in an existing, empty directory.
+    ///
+    /// # Errors
+    /// When it cannot be laid out; the directory must then be thrown away.
+    pub async fn restore_cache(
+        &self,
+        request: RestoreCacheRequest,
+    ) -> Result<RestoreCacheResponse, CacheError> {
+        let mut client = self.client.clone();
+        let answer = client.restore_cache(with_limit(request, LONG)).await?;
+        Ok(answer.into_inner())
+    }
+
+    /// Keeps folders of a workspace under a key, unless that is there.
+    ///
+    /// # Errors
+    /// When they cannot be read or kept.
+    pub async fn save_cache(
+        &self,
+        request: SaveCacheRequest,
+    ) -> Result<SaveCacheResponse, CacheError> {
+        let mut client = self.client.clone();
+        let answer = client.save_cache(with_limit(request, LONG)).await?;
+        Ok(answer.into_inner())
     }
 
     /// Which of these blobs are in the cache.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use slipway_core::build::Need;
 use slipway_core::digest::Digest;
 use slipway_core::id::{BuildId, RepoId};
-use slipway_core::memo::Inputs;
+use slipway_core::memo::{self, Inputs};
 use slipway_core::pipeline::{PlannedStage, Sandbox};
 use slipway_core::queue::Assignment;
 use slipway_core::trigger::outside;
@@ -98,7 +98,26 @@ pub async fn assign_stage(
         build_id: build.build_id.clone(),
         repo_id: build.repo_id.clone(),
         source_date_epoch: build.committed_at.unwrap_or(0) / 1_000,
+        cache_scope: Some(cache_scope(&build)),
     })
+}
+
+/// Whose entries a stage's `cache:` reads and writes: those of its repository and of its trust, and never
+/// what anybody else could have chosen. Builds of tags and releases begin from nothing: what they make is
+/// given away.
+fn cache_scope(build: &BuildRow) -> v1::CacheScope {
+    if matches!(build.event.as_str(), "tag" | "release") || build.ref_name.starts_with("refs/tags/")
+    {
+        return v1::CacheScope::default();
+    }
+    let trusted = build.trust == "trusted";
+    let of_repository = |scope: String| format!("{}/{scope}", build.repo_id);
+    let read = memo::readable_scopes(trusted, &build.ref_name);
+    v1::CacheScope {
+        read: read.into_iter().map(of_repository).collect(),
+        write: of_repository(memo::own_scope(trusted, &build.ref_name)),
+        trusted,
+    }
 }
 
 /// The layers of everything this stage needs, directly or through others, in file order: a later

@@ -98,6 +98,10 @@ const CODES: &[(&str, &str)] = &[
         "SLP0206",
         "Warning: files are named that decide whether the stage is recalled, and it is executed every time all the same. The message says why; most often its image is named by a tag instead of a digest.",
     ),
+    (
+        "SLP0207",
+        "Warning: a `cache` that is not kept, as a whole or one of its folders. Folders of the workspace are kept, `.git` and those of the home directory are not; a stage that holds a secret begins with what others left and leaves nothing.",
+    ),
 ];
 
 /// Prints the long form.

@@ -6,5 +6,6 @@
 pub mod breaker;
 pub mod capability;
 pub mod eviction;
+pub mod keyed;
 pub mod manifest;
 pub mod pack;

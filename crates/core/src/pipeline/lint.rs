@@ -1,5 +1,7 @@
 //! Warnings: a file that can be used, but that somebody should look at.
 
+use crate::cache::keyed;
+
 use super::mistake::{At, Mistake};
 use super::plan::{EnvValue, Plan, PlannedStage, Sandbox};
 use super::tree::Node;
@@ -30,6 +32,7 @@ fn of_stages(file: &Node, plan: &Plan) -> Vec<Mistake> {
             let own = |key: &str| node.and_then(|s| s.get(key)).map(|n| n.at);
             out.extend(without_effect(stage, own));
             out.extend(never_recalled(stage, own("memoize")));
+            out.extend(not_kept(stage, own("cache")));
             out
         })
         .collect()
@@ -80,7 +83,11 @@ fn no_effect(what: &str, at: At) -> Mistake {
 fn without_effect(stage: &PlannedStage, at: impl Fn(&str) -> Option<At>) -> Vec<Mistake> {
     let build = stage.spec.build.as_ref();
     let named = [
-        (!stage.spec.caches.is_empty(), "cache", "`cache`"),
+        (
+            build.is_some() && !stage.spec.caches.is_empty(),
+            "cache",
+            "`cache` of an image stage",
+        ),
         (
             build.is_some_and(|b| !b.secrets.is_empty()),
             "build",
@@ -105,6 +112,29 @@ fn never_recalled(stage: &PlannedStage, at: Option<At>) -> Option<Mistake> {
     let (never, at) = (crate::memo::never(stage).filter(|_| named)?, at?);
     let what = "`memoize.inputs` has no effect: the stage is executed every time";
     Some(Mistake::warning("SLP0206", at, what).because(never.to_string()))
+}
+
+/// What a `cache:` asks for and does not get.
+fn not_kept(stage: &PlannedStage, at: Option<At>) -> Vec<Mistake> {
+    let Some(at) = at.filter(|_| stage.spec.build.is_none()) else {
+        return Vec::new();
+    };
+    let written = stage.spec.caches.iter().map(|cache| &cache.paths);
+    let bad = written.flat_map(|paths| keyed::paths(paths).1);
+    let mut out: Vec<Mistake> = bad
+        .map(|(path, problem)| {
+            Mistake::warning("SLP0207", at, format!("`{path}` is not kept")).because(problem)
+        })
+        .collect();
+    if stage.spec.secrets().next().is_some() && !stage.spec.caches.is_empty() {
+        let what = "`cache` is read and never saved: the stage holds a secret";
+        out.push(
+            Mistake::warning("SLP0207", at, what)
+                .because("what it leaves may hold the secret, and others would begin with it")
+                .fix("let a stage without secrets fill the cache"),
+        );
+    }
+    out
 }
 
 /// The same for how the commit is fetched, which all stages share.
@@ -143,4 +173,41 @@ fn unmentioned_reports(stage: &PlannedStage, name: &str, at: At) -> Vec<Mistake>
                 .because("a promised report that is absent is shown as missing")
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Facts, Outcome, plan};
+
+    #[test]
+    fn a_cache_that_is_not_kept_is_said_with_its_reason() {
+        let facts = Facts {
+            event: "push".to_owned(),
+            ref_name: "refs/heads/main".to_owned(),
+            ..Facts::default()
+        };
+        let said = |body: &str| {
+            let text = format!(
+                "version: 1\nstages:\n  a:\n    image: \"x:1\"\n    commands: [\"true\"]\n{body}"
+            );
+            let Ok(Outcome::Build(_, warnings)) = plan(&text, &facts) else {
+                panic!("it is a good file");
+            };
+            let ours = warnings.into_iter().filter(|w| w.code == "SLP0207");
+            ours.map(|w| w.message).collect::<Vec<_>>()
+        };
+        assert_eq!(said("    cache: {key: k, paths: [target]}\n"), [""; 0]);
+        let home = said("    cache: {key: k, paths: [target, ~/.cargo]}\n");
+        assert!(
+            home.len() == 1 && home[0].contains("`~/.cargo`"),
+            "{home:?}"
+        );
+        let secret =
+            "    environment: {A: {from_secret: T}}\n    cache: {key: k, paths: [target]}\n";
+        let secret = said(secret);
+        assert!(
+            secret.len() == 1 && secret[0].contains("never saved"),
+            "{secret:?}"
+        );
+    }
 }
