@@ -128,7 +128,7 @@ async fn hostile_h061_a_fork_is_told_to_read_trusted_cache_entries_and_to_write_
     ended(&cluster, &ours).await;
     let trusted = assign.cache_scope.expect("a scope");
     assert!(trusted.trusted && !fork.trusted);
-    assert_eq!(trusted.read, [trusted.write.clone()]);
+    assert_eq!(trusted.read, std::slice::from_ref(&trusted.write));
     assert_eq!(fork.read, [fork.write.clone(), trusted.write.clone()]);
     assert_ne!(fork.write, trusted.write);
     assert!(trusted.write.starts_with(&assign.repo_id), "{trusted:?}");
