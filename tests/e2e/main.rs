@@ -21,6 +21,7 @@ mod nemesis;
 mod place;
 mod power;
 mod rollout;
+mod stalled;
 mod stories;
 mod storm;
 

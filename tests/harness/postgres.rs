@@ -215,6 +215,34 @@ impl Postgres {
         self.port
     }
 
+    /// Everything of it stops where it is, as on a machine that swaps or whose disk hangs: connections stay open
+    /// and nobody answers.
+    ///
+    /// # Panics
+    /// When there is no `pkill`.
+    pub fn stall(&self) {
+        // The parent first: it starts no more children then.
+        self.signal_all("STOP");
+    }
+
+    /// It goes on where it was.
+    ///
+    /// # Panics
+    /// When there is no `pkill`.
+    pub fn go_on(&self) {
+        self.signal_all("CONT");
+    }
+
+    fn signal_all(&self, signal: &str) {
+        let parent = self.server.id().to_string();
+        let signal = format!("-{signal}");
+        let own = Command::new("kill").args([&signal, &parent]).status();
+        let children = Command::new("pkill")
+            .args([&signal, "-P", &parent])
+            .status();
+        assert!(own.is_ok() && children.is_ok(), "kill and pkill are there");
+    }
+
     /// `kill -9` of the server and everything it started.
     ///
     /// # Panics
