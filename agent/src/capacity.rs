@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use slipway_core::disk::Room;
 use slipway_proto::v1;
-use sysinfo::{Disks, System};
+use sysinfo::System;
 
 use crate::config::Config;
 
@@ -12,12 +13,12 @@ use crate::config::Config;
 pub fn facts(data_dir: &Path) -> v1::Facts {
     let mut system = System::new();
     system.refresh_memory();
-    let (free, total) = disk(data_dir);
+    let room = room(data_dir);
     v1::Facts {
         cpus: cpus(),
         memory_bytes: system.total_memory(),
-        disk_free_bytes: free,
-        disk_total_bytes: total,
+        disk_free_bytes: room.free,
+        disk_total_bytes: room.usable,
         architecture: std::env::consts::ARCH.to_owned(),
         ..v1::Facts::default()
     }
@@ -43,15 +44,12 @@ pub fn host_name() -> String {
     System::host_name().unwrap_or_else(|| "agent".to_owned())
 }
 
-/// Free and total bytes of the disk that holds a folder.
-fn disk(dir: &Path) -> (u64, u64) {
-    let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
-    let disks = Disks::new_with_refreshed_list();
-    disks
-        .iter()
-        .filter(|disk| dir.starts_with(disk.mount_point()))
-        .max_by_key(|disk| disk.mount_point().as_os_str().len())
-        .map_or((0, 0), |disk| (disk.available_space(), disk.total_space()))
+/// The file system that holds a folder; nothing known of it leaves no room.
+fn room(dir: &Path) -> Room {
+    match rustix::fs::statvfs(dir) {
+        Ok(stat) => Room::of(stat.f_blocks, stat.f_bfree, stat.f_bavail, stat.f_frsize),
+        Err(_) => Room { free: 0, usable: 0 },
+    }
 }
 
 /// How pressed the host is now.
@@ -64,7 +62,7 @@ pub fn pressure(data_dir: &Path) -> v1::Pressure {
     v1::Pressure {
         cpu: read("cpu"),
         memory: read("memory"),
-        disk_free_bytes: disk(data_dir).0,
+        disk_free_bytes: room(data_dir).free,
     }
 }
 

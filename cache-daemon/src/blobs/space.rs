@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use slipway_core::disk::Room;
+
 /// The quota of who named none: this many bytes, or half of the file system if that is less.
 const QUOTA_MAX: u64 = 100 << 30;
 /// Share of the file system (percent) that stays free: above what an agent asks for before it takes a
@@ -20,7 +22,7 @@ pub(crate) struct Space {
 impl Space {
     pub(super) fn new(handle: &File, quota: u64) -> Self {
         let quota = match quota {
-            0 => QUOTA_MAX.min(size_and_free(handle).0 / 2),
+            0 => QUOTA_MAX.min(room(handle).usable / 2),
             quota => quota,
         };
         Self {
@@ -38,7 +40,7 @@ impl Space {
     }
 
     pub(super) fn reserve(&self, handle: &File, used: u64, bytes: u64) -> bool {
-        let (_, free) = size_and_free(handle);
+        let free = room(handle).free;
         let fits = |reserved: u64| {
             let wanted = reserved.checked_add(bytes)?;
             let good = used.checked_add(wanted)? <= self.quota && wanted.checked_add(LAST)? <= free;
@@ -55,18 +57,18 @@ impl Space {
     }
 
     pub(super) fn missing(&self, handle: &File) -> u64 {
-        let (size, free) = size_and_free(handle);
-        (size / 100 * FLOOR).saturating_sub(free)
+        let room = room(handle);
+        (room.usable / 100 * FLOOR).saturating_sub(room.free)
     }
 }
 
 /// Unknown counts as endless: the write itself will tell.
-fn size_and_free(handle: &File) -> (u64, u64) {
+fn room(handle: &File) -> Room {
     match rustix::fs::fstatvfs(handle) {
-        Ok(stat) => (
-            stat.f_blocks.saturating_mul(stat.f_frsize),
-            stat.f_bavail.saturating_mul(stat.f_frsize),
-        ),
-        Err(_) => (0, u64::MAX),
+        Ok(stat) => Room::of(stat.f_blocks, stat.f_bfree, stat.f_bavail, stat.f_frsize),
+        Err(_) => Room {
+            free: u64::MAX,
+            usable: 0,
+        },
     }
 }

@@ -12,6 +12,7 @@ pub mod address;
 pub mod build;
 pub mod cache;
 pub mod digest;
+pub mod disk;
 pub mod fleet;
 pub mod frontend;
 pub mod gate;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use serde_json::json;
+use slipway_core::disk::Room;
 use slipway_daemon::{Clock, Rng};
 use slipway_docker::Engine;
 
@@ -189,7 +190,11 @@ fn disk(server: &Server) -> Check {
         ".".into()
     };
     let facts = slipway_agent::capacity::facts(&dir);
-    let free = facts.disk_free_bytes.saturating_mul(100) / facts.disk_total_bytes.max(1);
+    let room = Room {
+        free: facts.disk_free_bytes,
+        usable: facts.disk_total_bytes,
+    };
+    let free = room.percent();
     Check {
         name: "free disk",
         good: free >= 15,
