@@ -35,6 +35,7 @@ fn status(refused: &Refused) -> Status {
         Refused::HasWeight(_) => (Code::FailedPrecondition, "has_weight"),
         Refused::TooMany => (Code::ResourceExhausted, "too_many_services"),
         Refused::Listen { .. } => (Code::Unavailable, "cannot_listen"),
+        Refused::HandedOver => (Code::Unavailable, "handed_over"),
         Refused::NotDurable(_) => (Code::Unavailable, "not_durable"),
     };
     let text = match refused {

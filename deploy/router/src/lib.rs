@@ -16,6 +16,7 @@ mod control;
 mod convert;
 mod counters;
 mod guard;
+mod hand_over;
 mod metrics;
 mod proxy;
 mod run;

@@ -3,22 +3,29 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use slipway_daemon::health::Health;
 use slipway_daemon::{Clock, Rng, Shutdown};
 use slipway_proto::v1::router_server::RouterServer;
 use tokio::net::UnixListener;
+use tokio::task::JoinHandle;
 use tokio_stream::wrappers::UnixListenerStream;
 
 use crate::access_log::AccessLog;
 use crate::config::Config;
 use crate::control::Control;
+use crate::hand_over::{self, Offer};
 use crate::metrics::Traffic;
 use crate::proxy::{Proxy, TcpListeners};
 use crate::services::Services;
 use crate::state_file::StateFile;
 use crate::tls::Tls;
+
+/// How long the address of health may be another's at a hand-over.
+const HEALTH_AGAIN: Duration = Duration::from_millis(100);
+const HEALTH_TRIES: u32 = 50;
 
 /// What the process shares with its parts; tests bring their own.
 #[derive(Clone)]
@@ -59,7 +66,11 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
     let tls = Tls::load(&config.tls)?;
     let boot_id = parts.rng.ulid(parts.clock.now());
     let services = Arc::new(Services::new(parts.clock.clone(), boot_id, file));
-    let traffic = shutdown.child();
+    let (traffic, leaving) = (shutdown.child(), shutdown.child());
+    let (handed, predecessor) = hand_over::take_over(&config.state_dir).await?.unzip();
+    if let Some(predecessor) = predecessor {
+        services.follows(predecessor);
+    }
     let log = AccessLog::open(&config.access_log, &traffic).with_context(|| {
         format!(
             "cannot write the access log {}",
@@ -72,7 +83,8 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
         rng: parts.rng.clone(),
         log: log.clone(),
     };
-    let listeners = TcpListeners::new(proxy, tls.clone(), traffic.clone());
+    let handed = handed.unwrap_or_default();
+    let listeners = TcpListeners::new(proxy, tls.clone(), handed, traffic.clone(), leaving.clone());
     for trouble in services.restore(Box::new(listeners)).await {
         tracing::error!(trouble, "state was not whole");
         parts.health.degraded("state", trouble);
@@ -83,52 +95,110 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
             log,
         }));
     });
-    let token = &config.metrics_token;
-    parts
-        .health
-        .serve(&config.health_address, token, &shutdown)
-        .await?;
-
-    let socket = config.socket();
-    let listener = control_socket(&socket)
-        .await
-        .with_context(|| format!("cannot open the control socket {}", socket.display()))?;
+    let (listener, offering) = take_place(&config, &parts, &services, &leaving, &shutdown).await?;
     let guarded = crate::guard::guard(Arc::clone(&services), shutdown.clone());
     shutdown.spawn("guard", guarded);
     let renewing = tls.renew(parts.health.clone(), shutdown.clone());
     shutdown.spawn("certificates", renewing);
-    let control = RouterServer::new(Control::new(services))
-        .max_decoding_message_size(slipway_proto::DECODE_MAX);
-    tracing::info!(socket = %socket.display(), "router ready");
-    let stop = shutdown.clone();
-    let served = tonic::transport::Server::builder()
-        .max_concurrent_streams(Some(slipway_proto::STREAMS_MAX))
-        .add_service(control)
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async move {
-            stop.cancelled().await;
-        })
-        .await;
+    let served = answer(Arc::clone(&services), listener, leaving.clone()).await;
+    if leaving.has_begun() && !shutdown.has_begun() {
+        leave(&traffic, config.limits.long_lived_grace(), &shutdown).await;
+    } else {
+        // Nobody is to come for sockets that are being closed.
+        let _ended = offering.await;
+        services.freeze().await.leave();
+        let _gone = std::fs::remove_file(config.socket());
+    }
     traffic.begin();
     if !traffic.drained(config.limits.stop()).await {
         tracing::warn!("requests were cut when the router stopped");
     }
-    let _gone = std::fs::remove_file(&socket);
     served.context("the control socket failed")
 }
 
-/// A socket that only this user can open. A socket that nobody answers on is a left-over; one that
-/// answers is another router's, and two must not share a state file.
-async fn control_socket(path: &Path) -> anyhow::Result<UnixListener> {
+/// Opens what others find this router by, and lets the process before this one leave.
+async fn take_place(
+    config: &Config,
+    parts: &Parts,
+    services: &Arc<Services>,
+    leaving: &Shutdown,
+    shutdown: &Shutdown,
+) -> anyhow::Result<(UnixListener, JoinHandle<Option<()>>)> {
+    let follows = services.predecessor().is_some();
+    if !follows {
+        watched(config, parts, leaving).await?;
+    }
+    let socket = config.socket();
+    let listener = control_socket(&socket, follows)
+        .await
+        .with_context(|| format!("cannot open the control socket {}", socket.display()))?;
+    let (services, leaves) = (Arc::clone(services), leaving.clone());
+    let offered = Offer::new(&config.state_dir, private_socket, services, leaves);
+    let offered = offered.context("cannot open the socket of hand-overs")?;
+    if let Some(predecessor) = offered.services().predecessor() {
+        predecessor.ready().await?;
+        watched(config, parts, leaving).await?;
+    }
+    let offering = hand_over::offer(offered, shutdown.clone());
+    let offering = shutdown.spawn("hand-over", offering);
+    tracing::info!(socket = %socket.display(), follows, "router ready");
+    Ok((listener, offering))
+}
+
+/// Health and metrics, until a newer process has the sockets. The one before this one may need a moment to
+/// let the address go.
+async fn watched(config: &Config, parts: &Parts, leaving: &Shutdown) -> anyhow::Result<()> {
+    let (address, token) = (&config.health_address, &config.metrics_token);
+    let mut tries = 0;
+    loop {
+        match parts.health.serve(address, token, leaving).await {
+            Err(error) if tries >= HEALTH_TRIES => return Err(error),
+            Err(_) => tries += 1,
+            Ok(()) => return Ok(()),
+        }
+        tokio::time::sleep(HEALTH_AGAIN).await;
+    }
+}
+
+/// Answers the coordinator until `leaving`.
+async fn answer(
+    services: Arc<Services>,
+    listener: UnixListener,
+    leaving: Shutdown,
+) -> Result<(), tonic::transport::Error> {
+    let control = RouterServer::new(Control::new(services))
+        .max_decoding_message_size(slipway_proto::DECODE_MAX);
+    tonic::transport::Server::builder()
+        .max_concurrent_streams(Some(slipway_proto::STREAMS_MAX))
+        .add_service(control)
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async move {
+            leaving.cancelled().await;
+        })
+        .await
+}
+
+/// Answers what this process still has, for as long as long-lived connections are granted.
+async fn leave(traffic: &Shutdown, grace: Duration, shutdown: &Shutdown) {
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        all = traffic.drained(grace) => tracing::info!(all, "the newer process has all traffic"),
+    }
+}
+
+/// The control socket. One that nobody answers on is a left-over; one that answers is another router's,
+/// and two must not share a state file unless the newer one takes over.
+async fn control_socket(path: &Path, follows: bool) -> anyhow::Result<UnixListener> {
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir)?;
     }
-    if tokio::net::UnixStream::connect(path).await.is_ok() {
+    if !follows && tokio::net::UnixStream::connect(path).await.is_ok() {
         anyhow::bail!("another router answers there; stop it first");
     }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
-    }
+    Ok(private_socket(path)?)
+}
+
+/// A socket that only this user can open, instead of whatever has this name.
+fn private_socket(path: &Path) -> std::io::Result<UnixListener> {
     // Bound under a name that nobody knows, closed to others, and only then given its own name.
     let staging = path.with_extension("new");
     let _left_over = std::fs::remove_file(&staging);

@@ -3,27 +3,23 @@
 //! Changes are taken one at a time and are durable before they are used. Readers (requests) never
 //! wait for a change: they load a snapshot.
 
+mod settling;
+
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
 use slipway_core::digest::Digest;
 use slipway_core::traffic::{Fence, FenceAnswer, Seen, TableError, TrafficTable, judge};
 use slipway_daemon::Clock;
 
+use crate::hand_over::Predecessor;
 pub(crate) use crate::service::Service;
 use crate::state_file::{Kept, State, StateFile, Tripped};
 
 /// Services of one router.
 const SERVICES_MAX: usize = 1_000;
-/// How long a commit waits for short requests of a version that lost its weight. It is effective
-/// before; this only makes the everyday case (old instance stopped at the reply) harmless, also on a
-/// host so busy that a short request takes its time. A caller that wants certainty drains.
-const QUIESCE: Duration = Duration::from_millis(250);
-/// Longest drain.
-const DRAIN_MAX: Duration = Duration::from_secs(3_600);
 
 /// Why a change was refused. Nothing was changed then.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +47,8 @@ pub(crate) enum Refused {
         address: String,
         source: std::io::Error,
     },
+    #[error("handed_over: a newer process of this router has its sockets; ask again")]
+    HandedOver,
     #[error("cannot make the table durable: {0}")]
     NotDurable(String),
 }
@@ -67,9 +65,15 @@ pub(crate) trait Listeners: Send {
     fn ensure(&mut self, address: &str) -> std::io::Result<()>;
     /// Closes every listener that is not in `wanted`.
     fn keep_only(&mut self, wanted: &[String]);
+    /// Every listening socket, shared, by its address.
+    fn sockets(&self) -> std::io::Result<Vec<(String, TcpListener)>>;
+    /// Lets the sockets go: somebody else accepts, or nobody does. Accepted connections go on.
+    fn forget(&mut self);
 }
 
 struct Inner {
+    /// A newer process has the sockets and the state file: nothing is changed here any more.
+    handed_over: bool,
     state: State,
     listeners: Box<dyn Listeners>,
 }
@@ -78,23 +82,27 @@ struct Inner {
 pub(crate) struct Services {
     pub(crate) clock: Clock,
     pub(crate) boot_id: String,
-    file: StateFile,
+    file: Arc<Mutex<StateFile>>,
     inner: tokio::sync::Mutex<Inner>,
     by_name: ArcSwap<BTreeMap<String, Arc<Service>>>,
+    /// The process that had the sockets before.
+    predecessor: OnceLock<Predecessor>,
 }
 
 impl Services {
     pub(crate) fn new(clock: Clock, boot_id: String, file: StateFile) -> Self {
         let inner = Inner {
+            handed_over: false,
             state: State::new(),
             listeners: Box::new(NoListeners),
         };
         Self {
             clock,
             boot_id,
-            file,
+            file: Arc::new(Mutex::new(file)),
             inner: tokio::sync::Mutex::new(inner),
             by_name: ArcSwap::default(),
+            predecessor: OnceLock::new(),
         }
     }
 
@@ -104,7 +112,7 @@ impl Services {
 
     /// Starts from the last good copy. Answers with what was wrong on the way.
     pub(crate) async fn restore(&self, mut listeners: Box<dyn Listeners>) -> Vec<String> {
-        let (state, trouble) = self.file.load();
+        let (state, trouble) = locked(&self.file).load();
         let mut troubles: Vec<String> = trouble.into_iter().collect();
         let mut services = BTreeMap::new();
         for (name, kept) in &state {
@@ -121,7 +129,12 @@ impl Services {
             services.insert(name.clone(), service);
         }
         self.by_name.store(Arc::new(services));
-        *self.inner.lock().await = Inner { state, listeners };
+        listeners.keep_only(&addresses(&state));
+        *self.inner.lock().await = Inner {
+            handed_over: false,
+            state,
+            listeners,
+        };
         troubles
     }
 
@@ -163,7 +176,7 @@ impl Services {
     ) -> Result<Reading, Refused> {
         table.check()?;
         let name = table.service.clone();
-        let mut inner = self.inner.lock().await;
+        let mut inner = self.change().await?;
         let kept = inner.state.get(&name).cloned();
         if kept.is_none() && inner.state.len() >= SERVICES_MAX {
             return Err(Refused::TooMany);
@@ -195,7 +208,7 @@ impl Services {
         fence: Fence,
         hash: Digest,
     ) -> Result<Reading, Refused> {
-        let mut inner = self.inner.lock().await;
+        let mut inner = self.change().await?;
         let mut kept = inner
             .state
             .get(name)
@@ -230,14 +243,10 @@ impl Services {
         self.store(&mut inner, name, kept).await?;
         let service = self.ensure_service(name);
         service.install(table, self.now_ms());
-        let wanted: Vec<String> = inner
-            .state
-            .values()
-            .filter_map(|kept| kept.active.as_ref().map(|table| table.listen.clone()))
-            .collect();
+        let wanted = addresses(&inner.state);
         inner.listeners.keep_only(&wanted);
         drop(inner);
-        quiesce(&service).await;
+        self.quiesce(&service).await;
         self.read_one(name).await
     }
 
@@ -262,7 +271,7 @@ impl Services {
         name: &str,
         tripped: Option<String>,
     ) -> Result<bool, Refused> {
-        let mut inner = self.inner.lock().await;
+        let mut inner = self.change().await?;
         let Some(mut kept) = inner.state.get(name).cloned() else {
             return Ok(false);
         };
@@ -282,38 +291,27 @@ impl Services {
         Ok(true)
     }
 
-    /// Waits until nothing is in flight at a version without weight; answers how many requests are.
-    pub(crate) async fn drain(
-        &self,
-        name: &str,
-        version: &str,
-        deadline: Duration,
-    ) -> Result<u64, Refused> {
-        let no_service = || Refused::NoService(name.to_owned());
-        let service = self
-            .by_name
-            .load()
-            .get(name)
-            .cloned()
-            .ok_or_else(no_service)?;
-        let live = service.live.load_full();
-        if live
-            .as_ref()
-            .is_some_and(|live| live.table.weight_of(version) > 0)
-        {
-            return Err(Refused::HasWeight(version.to_owned()));
+    /// The one place at which something is changed.
+    async fn change(&self) -> Result<tokio::sync::MutexGuard<'_, Inner>, Refused> {
+        let inner = self.inner.lock().await;
+        if inner.handed_over {
+            return Err(Refused::HandedOver);
         }
-        // A version that was never here has nothing in flight.
-        let Some(state) = service.versions().get(version).cloned() else {
-            return Ok(0);
-        };
-        let _cut = tokio::time::timeout(deadline.min(DRAIN_MAX), state.emptied()).await;
-        if let Some(live) = live {
-            for backend in live.backends(version) {
-                backend.close_idle();
-            }
-        }
-        Ok(state.in_flight.load(Ordering::SeqCst))
+        Ok(inner)
+    }
+
+    /// Nothing is changed until the value is gone, or for ever once it has left.
+    pub(crate) async fn freeze(&self) -> Frozen<'_> {
+        Frozen(self.inner.lock().await)
+    }
+
+    /// The process that had the sockets before, and may have requests in flight.
+    pub(crate) fn follows(&self, predecessor: Predecessor) {
+        let _only_one = self.predecessor.set(predecessor);
+    }
+
+    pub(crate) fn predecessor(&self) -> Option<&Predecessor> {
+        self.predecessor.get()
     }
 
     /// What is known of one service, or of all of them.
@@ -338,8 +336,9 @@ impl Services {
     async fn store(&self, inner: &mut Inner, name: &str, kept: Kept) -> Result<(), Refused> {
         let mut state = inner.state.clone();
         state.insert(name.to_owned(), kept);
-        let file = self.file.clone();
-        let saved = tokio::task::spawn_blocking(move || file.save(&state).map(|()| state)).await;
+        let (file, name) = (Arc::clone(&self.file), name.to_owned());
+        let save = move || locked(&file).save(&name, &state).map(|()| state);
+        let saved = tokio::task::spawn_blocking(save).await;
         match saved {
             Ok(Ok(state)) => {
                 inner.state = state;
@@ -366,6 +365,22 @@ impl Services {
             .get(name)
             .cloned()
             .unwrap_or_else(|| Arc::new(Service::new(name)))
+    }
+}
+
+/// All services while nothing is changed.
+pub(crate) struct Frozen<'a>(tokio::sync::MutexGuard<'a, Inner>);
+
+impl Frozen<'_> {
+    /// Every listening socket, shared, in the order of their addresses.
+    pub(crate) fn sockets(&self) -> std::io::Result<Vec<(String, TcpListener)>> {
+        self.0.listeners.sockets()
+    }
+
+    /// Somebody else changes them from now on.
+    pub(crate) fn leave(mut self) {
+        self.0.handed_over = true;
+        self.0.listeners.forget();
     }
 }
 
@@ -397,13 +412,14 @@ fn fenced(kept: &Kept, fence: Fence, hash: Digest) -> Result<Standing, Refused> 
     }
 }
 
-async fn quiesce(service: &Service) {
-    let draining = service
-        .versions()
-        .into_values()
-        .filter(|state| state.is_draining());
-    let all = futures::future::join_all(draining.map(|state| async move { state.emptied().await }));
-    let _long_requests_go_on = tokio::time::timeout(QUIESCE, all).await;
+/// Addresses that tables name.
+fn addresses(state: &State) -> Vec<String> {
+    let active = state.values().filter_map(|kept| kept.active.as_ref());
+    active.map(|table| table.listen.clone()).collect()
+}
+
+fn locked(file: &Mutex<StateFile>) -> MutexGuard<'_, StateFile> {
+    file.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A host name without its port.
@@ -421,4 +437,8 @@ impl Listeners for NoListeners {
         Ok(())
     }
     fn keep_only(&mut self, _wanted: &[String]) {}
+    fn sockets(&self) -> std::io::Result<Vec<(String, TcpListener)>> {
+        Ok(Vec::new())
+    }
+    fn forget(&mut self) {}
 }

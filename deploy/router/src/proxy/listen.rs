@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::header::{CONNECTION, HeaderValue};
+use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -25,6 +26,7 @@ use super::client::Peer;
 use super::forward::Proxy;
 use super::headers::COUNT_MAX;
 use super::logged::Pending;
+use crate::hand_over::Handed;
 use crate::services::Listeners;
 use crate::tls::Tls;
 
@@ -40,23 +42,41 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// Listeners on TCP addresses.
 pub(crate) struct TcpListeners {
-    open: BTreeMap<String, Shutdown>,
+    open: BTreeMap<String, Opened>,
+    /// Sockets of the process before this one, until a table names their addresses.
+    handed: Handed,
     proxy: Proxy,
     tls: Tls,
     permits: Arc<Semaphore>,
     /// Connections of closed listeners end with it too.
     shutdown: Shutdown,
+    /// Begins when a newer process accepts.
+    leaving: Shutdown,
+}
+
+struct Opened {
+    stop: Shutdown,
+    /// The same socket, to be handed over.
+    socket: std::net::TcpListener,
 }
 
 impl TcpListeners {
-    pub(crate) fn new(proxy: Proxy, tls: Tls, shutdown: Shutdown) -> Self {
+    pub(crate) fn new(
+        proxy: Proxy,
+        tls: Tls,
+        handed: Handed,
+        shutdown: Shutdown,
+        leaving: Shutdown,
+    ) -> Self {
         let permits = Arc::new(Semaphore::new(proxy.limits.connections));
         Self {
             open: BTreeMap::new(),
+            handed,
             proxy,
             tls,
             permits,
             shutdown,
+            leaving,
         }
     }
 }
@@ -66,7 +86,12 @@ impl Listeners for TcpListeners {
         if self.open.contains_key(address) {
             return Ok(());
         }
-        let listener = bind(address)?;
+        let socket = match self.handed.remove(address) {
+            Some(socket) => socket,
+            None => bind(address)?,
+        };
+        socket.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(socket.try_clone()?)?;
         let stop = self.shutdown.child();
         let accepting = Accepting {
             listener,
@@ -75,25 +100,41 @@ impl Listeners for TcpListeners {
             tls: self.tls.acceptor(address),
             permits: Arc::clone(&self.permits),
             stop: stop.clone(),
+            leaving: self.leaving.clone(),
             connections: self.shutdown.clone(),
         };
         self.shutdown.spawn("traffic listener", accepting.run());
-        self.open.insert(address.to_owned(), stop);
+        self.open
+            .insert(address.to_owned(), Opened { stop, socket });
         Ok(())
     }
 
     fn keep_only(&mut self, wanted: &[String]) {
-        self.open.retain(|address, stop| {
+        self.open.retain(|address, opened| {
             let keep = wanted.contains(address);
             if !keep {
-                stop.begin();
+                opened.stop.begin();
             }
             keep
         });
+        self.handed.retain(|address, _| wanted.contains(address));
+    }
+
+    fn forget(&mut self) {
+        self.open.clear();
+        self.handed.clear();
+    }
+
+    fn sockets(&self) -> io::Result<Vec<(String, std::net::TcpListener)>> {
+        let shared = |(address, opened): (&String, &Opened)| {
+            let socket = opened.socket.try_clone()?;
+            Ok((address.clone(), socket))
+        };
+        self.open.iter().map(shared).collect()
     }
 }
 
-fn bind(address: &str) -> io::Result<TcpListener> {
+fn bind(address: &str) -> io::Result<std::net::TcpListener> {
     let mut addresses = address.to_socket_addrs()?;
     let first = addresses.next().ok_or(io::ErrorKind::AddrNotAvailable)?;
     let socket = if first.is_ipv4() {
@@ -103,7 +144,7 @@ fn bind(address: &str) -> io::Result<TcpListener> {
     };
     socket.set_reuseaddr(true)?;
     socket.bind(first)?;
-    socket.listen(4_096)
+    socket.listen(4_096)?.into_std()
 }
 
 struct Accepting {
@@ -113,6 +154,7 @@ struct Accepting {
     tls: Option<TlsAcceptor>,
     permits: Arc<Semaphore>,
     stop: Shutdown,
+    leaving: Shutdown,
     connections: Shutdown,
 }
 
@@ -124,6 +166,7 @@ impl Accepting {
             };
             let accepted = tokio::select! {
                 () = self.stop.cancelled() => return,
+                () = self.leaving.cancelled() => return,
                 accepted = self.listener.accept() => accepted,
             };
             match accepted {
@@ -133,6 +176,7 @@ impl Accepting {
                         proxy: self.proxy.clone(),
                         peer: Peer::new(peer.ip(), self.tls.is_some()),
                         stop: self.stop.clone(),
+                        leaving: self.leaving.clone(),
                     };
                     let serving = serve(stream, self.tls.clone(), connection);
                     self.connections.spawn("client connection", async move {
@@ -157,6 +201,7 @@ struct Connection {
     proxy: Proxy,
     peer: Peer,
     stop: Shutdown,
+    leaving: Shutdown,
 }
 
 async fn serve(stream: TcpStream, tls: Option<TlsAcceptor>, connection: Connection) {
@@ -188,6 +233,21 @@ impl Connection {
         Ok(pending.answered(response))
     }
 
+    /// Once a newer process accepts, clients are told with their next answer to connect anew: to close what
+    /// is idle would cut a request that is on its way.
+    async fn answer_and_leave(
+        self,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Infallible> {
+        let leaving = self.leaving.clone();
+        let mut response = self.answer(request).await?;
+        if leaving.has_begun() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+        }
+        Ok(response)
+    }
+
     async fn http1(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         let stop = self.stop.clone();
         let mut builder = http1::Builder::new();
@@ -197,7 +257,7 @@ impl Connection {
             .max_buf_size(HEAD_MAX)
             .max_header_size(HEAD_MAX)
             .max_headers(COUNT_MAX);
-        let service = service_fn(move |request| self.clone().answer(request));
+        let service = service_fn(move |request| self.clone().answer_and_leave(request));
         let serving = builder
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
@@ -215,7 +275,8 @@ impl Connection {
     }
 
     async fn http2(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
-        let (stop, idle_max) = (self.stop.clone(), self.proxy.limits.idle_timeout());
+        let (stop, leaving) = (self.stop.clone(), self.leaving.clone());
+        let idle_max = self.proxy.limits.idle_timeout();
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
@@ -247,6 +308,7 @@ impl Connection {
             tokio::select! {
                 result = serving.as_mut() => break result,
                 () = stop.cancelled(), if !ending => ending = true,
+                () = leaving.cancelled(), if !ending => ending = true,
                 () = tokio::time::sleep(LOOK), if !ending => {
                     idle = match open.load(Ordering::Relaxed) {
                         0 => idle + LOOK,

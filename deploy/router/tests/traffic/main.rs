@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
+mod hand_over;
 mod harness;
 mod hostile;
 mod logged;
@@ -83,7 +84,7 @@ async fn drain_answers_when_the_last_slow_request_ended() {
         .unwrap();
     let slow = {
         let listen = listen.clone();
-        let headers = [("x-delay-ms", "400")];
+        let headers = [("x-delay-ms", "1500")];
         slipway_daemon::spawn("slow", async move {
             request(&listen, Method::POST, &headers, b"x").await
         })
@@ -446,6 +447,8 @@ async fn the_control_socket_is_closed_to_others_and_has_one_owner() {
         .permissions()
         .mode();
     assert_eq!(mode & 0o777, 0o600);
+    // One that cannot take the sockets over must not share the state file.
+    std::fs::remove_file(dir.path().join("hand-over.sock")).unwrap();
     let config = slipway_router::Config::in_dir(dir.path());
     let second = slipway_router::run(config, slipway_daemon::Shutdown::new()).await;
     assert!(format!("{:#}", second.unwrap_err()).contains("another router answers there"));
