@@ -58,6 +58,7 @@ install_missing() {
     have busybox || wanted="$wanted busybox-static"
     have nft || wanted="$wanted nftables"
     have docker-registry || wanted="$wanted docker-registry"
+    have prometheus || wanted="$wanted prometheus"
     have mmdebstrap || have debootstrap || wanted="$wanted mmdebstrap debootstrap"
     postgres_there || wanted="$wanted postgresql"
     if [ -z "$wanted" ] && have dockerd; then
@@ -134,6 +135,7 @@ else
 fi
 if postgres_there; then add postgres; else say "missing: PostgreSQL's initdb (package postgresql)"; fi
 if have docker-registry; then add registry; else say "missing: docker-registry (package docker-registry)"; fi
+if have prometheus; then add prometheus; else say "missing: prometheus (package prometheus)"; fi
 have git || say "missing: git (package git)"
 
 printf 'SLIPWAY_REQUIRE=%s\n' "$available"

@@ -12,6 +12,7 @@ mod api;
 pub mod args;
 pub mod config;
 mod loops;
+pub mod metrics;
 mod places;
 mod probes;
 mod run;

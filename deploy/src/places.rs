@@ -9,6 +9,7 @@ use slipway_core::rollout::{Freeze, check_freezes};
 use slipway_core::time::Timestamp;
 use slipway_store::{Db, EnvironmentRow, StoreError};
 
+use crate::metrics::{MetricSource, Prometheus, PrometheusPlace};
 use crate::targets::{DockerHost, KubernetesTarget, Target};
 use crate::traffic::{KubernetesTraffic, RouterTraffic, Traffic};
 
@@ -31,6 +32,9 @@ pub struct EnvironmentTarget {
     /// moved by the cluster then.
     #[serde(default)]
     pub router: String,
+    /// Answers the pipeline file's own gates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prometheus: Option<PrometheusPlace>,
     /// Address that services of this environment are served on.
     pub listen: String,
     /// Host names; empty = every name.
@@ -141,6 +145,8 @@ pub struct Adapters {
     pub target: Arc<dyn Target>,
     /// What moves traffic.
     pub traffic: Arc<dyn Traffic>,
+    /// What answers the user's own gates.
+    pub metrics: Option<Arc<dyn MetricSource>>,
 }
 
 /// Opens the adapters of an environment; tests bring fakes.
@@ -158,8 +164,13 @@ pub(crate) struct RealAdapters {
     open: Mutex<BTreeMap<Key, Adapters>>,
 }
 
-/// What says where an adapter goes: engine, namespace, router.
-type Key = (String, Option<KubernetesPlace>, String);
+/// What says where an adapter goes: engine, namespace, router, Prometheus.
+type Key = (
+    String,
+    Option<KubernetesPlace>,
+    String,
+    Option<PrometheusPlace>,
+);
 
 impl Connect for RealAdapters {
     fn connect(&self, target: &EnvironmentTarget) -> Result<Adapters, String> {
@@ -168,6 +179,7 @@ impl Connect for RealAdapters {
             target.docker.clone(),
             target.kubernetes.clone(),
             target.router.clone(),
+            target.prometheus.clone(),
         );
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = open.get(&key) {
@@ -184,9 +196,14 @@ impl Connect for RealAdapters {
             Some(place) if target.router.is_empty() => Arc::new(KubernetesTraffic::new(place)),
             _ => Arc::new(RouterTraffic::new(&target.router).map_err(|e| e.to_string())?),
         };
+        let metrics: Option<Arc<dyn MetricSource>> = match &target.prometheus {
+            Some(place) => Some(Arc::new(Prometheus::new(place)?)),
+            None => None,
+        };
         let adapters = Adapters {
             target: instances,
             traffic,
+            metrics,
         };
         open.insert(key, adapters.clone());
         Ok(adapters)

@@ -18,6 +18,7 @@ mod live;
 mod memo;
 mod mixed;
 mod nemesis;
+mod own_gates;
 mod place;
 mod power;
 mod rollout;

@@ -9,6 +9,7 @@ use serde_json::json;
 use slipway_core::access::PeerRole;
 use slipway_core::id::TokenId;
 use slipway_daemon::{Clock, Rng};
+use slipway_deploy::metrics::PrometheusPlace;
 use slipway_deploy::{EnvironmentTarget, Policy};
 use slipway_dispatcher::token::{self, Kind};
 use slipway_identity::connect;
@@ -25,9 +26,9 @@ const SOON: Duration = Duration::from_secs(60);
 const CONNECTIONS: usize = 64;
 
 /// A service in production, and everything that carries it.
-struct Service {
+pub(crate) struct Service {
     place: Place,
-    db: Db,
+    pub(crate) db: Db,
     /// Where clients ask.
     address: SocketAddr,
     coordinator: SocketAddr,
@@ -39,12 +40,18 @@ struct Service {
 impl Service {
     /// Serving version `one`; `None` where this cannot be tested.
     async fn start() -> Option<Self> {
+        Self::start_with(None).await
+    }
+
+    /// The same, in an environment whose own gates are answered here.
+    pub(crate) async fn start_with(prometheus: Option<PrometheusPlace>) -> Option<Self> {
         require("docker")?;
         let mut place = Place::postgres().await?;
         let socket = place.start_router().await;
         let (db, rng, now) = (place.db().await, Rng::system(), Clock::system().now());
         let address = free_address().expect("a free port");
         let target = EnvironmentTarget {
+            prometheus,
             kind: "docker".to_owned(),
             docker: String::new(),
             kubernetes: None,
@@ -70,7 +77,10 @@ impl Service {
             secret,
             started: 0,
         };
-        let first = service.deploy(&image("one")).await;
+        let first = service
+            .deploy(&image("one"), json!(null))
+            .await
+            .expect("started");
         assert_eq!(service.ended(&first).await.status, "completed");
         Some(service)
     }
@@ -90,7 +100,11 @@ impl Service {
     }
 
     /// Begins a blue-green rollout; its id.
-    async fn deploy(&mut self, image: &str) -> String {
+    pub(crate) async fn deploy(
+        &mut self,
+        image: &str,
+        gates: serde_json::Value,
+    ) -> Result<String, tonic::Status> {
         self.started += 1;
         let deploy = json!({
             "service": "shop", "image": "x", "port": 8080, "replicas": 2,
@@ -100,7 +114,7 @@ impl Service {
                 "strategy": "blue-green", "steps": [], "smoke": [], "approval": null,
                 "watch_ms": 2_000, "retain_old_ms": 600_000, "drain_ms": 5_000, "replicas": null,
                 "environment": {}, "memory_bytes": 67_108_864, "cpu_millis": 0,
-                "max_surge_percent": 25, "max_unavailable_percent": 0, "gates": null,
+                "max_surge_percent": 25, "max_unavailable_percent": 0, "gates": gates,
                 "on_failure": "rollback", "require_staging": true,
             }],
         });
@@ -113,8 +127,8 @@ impl Service {
             deploy_json: deploy.to_string(),
             ..v1::StartRolloutRequest::default()
         };
-        let started = self.client().start(self.signed(start)).await;
-        started.expect("started").into_inner().deployment_id
+        let started = self.client().start(self.signed(start)).await?;
+        Ok(started.into_inner().deployment_id)
     }
 
     async fn roll_back(&self, id: &str) -> String {
@@ -136,7 +150,7 @@ impl Service {
         reached.await.expect("reached")
     }
 
-    async fn ended(&self, id: &str) -> RolloutRow {
+    pub(crate) async fn ended(&self, id: &str) -> RolloutRow {
         self.until(id, "ends", |row| row.status != "in_progress")
             .await
     }
@@ -147,7 +161,7 @@ impl Service {
         self.place.start_coordinator().await;
     }
 
-    async fn serves(&self) -> String {
+    pub(crate) async fn serves(&self) -> String {
         let asked = reqwest::get(format!("http://{}/", self.address)).await;
         let answer = asked.expect("answered").text().await.expect("whole");
         answer.trim().to_owned()
@@ -217,7 +231,8 @@ async fn a_coordinator_killed_in_the_middle_of_a_rollout_finishes_it_and_no_requ
     ];
     let (words, mut serving) = (["two", "one", "two"], "one");
     for ((moment, phases), word) in moments.into_iter().zip(words) {
-        let id = service.deploy(&image(word)).await;
+        let id = service.deploy(&image(word), json!(null)).await;
+        let id = id.expect("started");
         let reaches = format!("reaches {moment}");
         service
             .until(&id, &reaches, |row| phases.contains(&row.phase.as_str()))
@@ -249,7 +264,8 @@ async fn rollback_bluegreen_30s() {
     let Some(mut service) = Service::start().await else {
         return;
     };
-    let bad = service.deploy(&image("two")).await;
+    let bad = service.deploy(&image("two"), json!(null)).await;
+    let bad = bad.expect("started");
     assert_eq!(service.ended(&bad).await.status, "completed");
     assert_eq!(service.serves().await, "two");
     let clients = traffic::Traffic::start(service.address, CONNECTIONS);

@@ -28,6 +28,7 @@ pub fn require(name: &str) -> Option<Available> {
         "docker" => on_path("docker").filter(|_| docker_answers()),
         "postgres" => initdb(),
         "registry" => on_path("docker-registry"),
+        "prometheus" => on_path("prometheus"),
         "git" => on_path("git"),
         _ => None,
     };

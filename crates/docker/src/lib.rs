@@ -14,6 +14,7 @@ mod events;
 mod exec;
 mod image;
 pub mod labels;
+mod memory;
 mod network;
 mod output;
 mod spec;

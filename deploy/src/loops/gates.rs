@@ -9,6 +9,8 @@ use slipway_core::traffic::Fence;
 use slipway_store::{GateTickRow, RolloutRow, StoreError};
 
 use super::drive::Driver;
+use super::memory::{self, Looks};
+use super::own_gates::{self, Answers};
 use crate::traffic::Reading as Traffic;
 
 /// Readings of one step: three bakes of a day would be more, and nobody judges those by hand.
@@ -23,6 +25,8 @@ pub(super) struct Window {
     baseline: Vec<Tick>,
     last: Reading,
     ticks: Vec<Tick>,
+    pub(super) answers: Answers,
+    pub(super) memory: Looks,
 }
 
 impl Window {
@@ -39,6 +43,8 @@ impl Window {
             baseline,
             last: readings.next()?,
             ticks: vec![],
+            answers: own_gates::restore(rows),
+            memory: Looks::restore(rows),
         };
         readings.for_each(|reading| window.push(reading));
         Some(window)
@@ -120,6 +126,7 @@ async fn load(
             .ticks(&driver.route, stable, now),
         None => vec![],
     };
+    let memory = known.map_or_else(Looks::default, |window| window.memory.next_step());
     // Stable beside the steps before this one.
     baseline.extend(known.into_iter().flat_map(|window| window.ticks.clone()));
     let from = now.saturating_sub(super::baselines::REACH_MS);
@@ -144,6 +151,8 @@ async fn load(
         baseline,
         last: first,
         ticks: vec![],
+        answers: Answers::new(),
+        memory,
     });
     Ok(())
 }
@@ -160,7 +169,11 @@ pub(super) async fn judge(
     if !looking {
         return None;
     }
-    match tick(driver, row, state, reading).await {
+    let kept = match tick(driver, row, state, reading).await {
+        Ok(()) => more(driver, row, state).await,
+        Err(error) => Err(error),
+    };
+    match kept {
         Ok(()) => {}
         Err(error) => {
             tracing::warn!(rollout = driver.id, %error, "cannot keep a reading: nothing is judged");
@@ -168,18 +181,25 @@ pub(super) async fn judge(
         }
     }
     let window = driver.memory.window.as_ref()?;
-    let known = instances(driver, row);
+    let known = instances(driver, row, &window.memory);
     let windows = Windows {
         baseline: &window.baseline,
         ticks: &window.ticks,
         instances: known.as_ref(),
+        custom: Some(&window.answers),
     };
     judge_gates(&driver.plan, state, windows, driver.coordinator.clock.now())
 }
 
+/// What is asked less often than the router.
+async fn more(driver: &mut Driver<'_>, row: &RolloutRow, state: &State) -> Result<(), StoreError> {
+    memory::look(driver, row, state).await?;
+    own_gates::ask(driver, row, state).await
+}
+
 /// Ends of instances, over the time that each has lived; `None` while the target cannot be read. The new
 /// version's is counted from the rollout's start, which is longer and therefore speaks for it.
-fn instances(driver: &Driver<'_>, row: &RolloutRow) -> Option<Instances> {
+fn instances(driver: &Driver<'_>, row: &RolloutRow, looks: &Looks) -> Option<Instances> {
     let target = driver.memory.target.as_ref()?;
     let now = driver.coordinator.clock.now().as_millis();
     let lived = |list: &[InstanceView], since: i64| {
@@ -197,8 +217,8 @@ fn instances(driver: &Driver<'_>, row: &RolloutRow) -> Option<Instances> {
     Some(Instances {
         canary: lived(&target.new, began),
         stable: lived(&target.stable, driver.memory.stable_since.unwrap_or(began)),
-        memory: None,
-        stable_memory_permille: 0,
+        memory: looks.samples(),
+        stable_memory_permille: looks.stable_highest(),
     })
 }
 
@@ -265,6 +285,6 @@ fn tick_row(
     })
 }
 
-fn json(value: &impl serde::Serialize) -> Result<String, StoreError> {
+pub(super) fn json(value: &impl serde::Serialize) -> Result<String, StoreError> {
     serde_json::to_string(value).map_err(|error| StoreError::Corrupt(error.to_string()))
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use slipway_core::gate::{GateReport, Metric, MetricVerdict, RULE_VERSION, Verdict};
+use slipway_core::gate::{GateReport, MetricVerdict, RULE_VERSION, Verdict};
 use slipway_core::rollout::Snapshot;
 use slipway_store::RolloutHealthRow;
 
@@ -15,7 +15,7 @@ const EVERY: Duration = Duration::from_secs(30);
 /// The last looks that were kept, by metric.
 #[derive(Default)]
 pub(super) struct LastLook {
-    kept: BTreeMap<Metric, (Duration, &'static str, u32)>,
+    kept: BTreeMap<String, (Duration, &'static str, u32)>,
 }
 
 /// Keeps this look where it says something new. Failing to keep it stops nothing: it is history.
@@ -32,13 +32,13 @@ pub(super) async fn record(
     let step = snapshot.state.step_idx;
     for one in &report.verdicts {
         let word = word(report, one);
-        let known = last.kept.get(&one.metric);
+        let known = last.kept.get(one.called());
         if known.is_some_and(|(at, before, at_step)| {
             *before == word && *at_step == step && now.saturating_sub(*at) < EVERY
         }) {
             continue;
         }
-        last.kept.insert(one.metric, (now, word, step));
+        last.kept.insert(one.called().to_owned(), (now, word, step));
         let row = row(coordinator, id, step, report, one);
         if let Err(error) = coordinator.db.record_rollout_health(row).await {
             tracing::warn!(rollout = id, %error, "cannot keep a look at health");
@@ -74,7 +74,7 @@ fn row(
     RolloutHealthRow {
         health_id: coordinator.rng.ulid(at),
         deployment_id: id.to_owned(),
-        metric_name: one.metric.as_str().to_owned(),
+        metric_name: one.called().to_owned(),
         baseline_value: Some(one.baseline),
         current_value: Some(one.current),
         threshold_alert: i64::from(one.verdict == Verdict::Abort),

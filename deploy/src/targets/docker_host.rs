@@ -242,6 +242,28 @@ impl Target for DockerHost {
         Ok(all)
     }
 
+    async fn memory(&self, place: &Place, version: &str) -> Result<Option<u32>, TargetError> {
+        let mut fullest = None;
+        for view in self.views(place).await? {
+            let limit = view.in_force.limits.memory_bytes;
+            let mine = view.labels.get(VERSION).is_some_and(|v| v == version);
+            if !mine || limit == 0 || view.state != ContainerState::Running {
+                continue;
+            }
+            match self.engine.memory_used(&view.id).await {
+                Ok(Some(used)) => {
+                    let permille = u128::from(used) * 1_000 / u128::from(limit);
+                    fullest = fullest.max(Some(u32::try_from(permille).unwrap_or(u32::MAX)));
+                }
+                Ok(None) => {}
+                // Removed between the two looks.
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(refusal(error)),
+            }
+        }
+        Ok(fullest)
+    }
+
     async fn park(
         &self,
         fence: Fence,

@@ -17,6 +17,7 @@ struct Inner {
     images: Vec<String>,
     lose_replies: u32,
     readable: bool,
+    memory: BTreeMap<String, u32>,
 }
 
 /// Instances that exist by being written down.
@@ -71,6 +72,11 @@ impl FakeTarget {
             all.filter(|one| one.id == instance)
                 .for_each(|one| one.exits += 1);
         });
+    }
+
+    /// The fullest instance of a version uses this much of its memory, thousandths.
+    pub fn fill(&self, version: &str, permille: u32) {
+        self.with(|inner| inner.memory.insert(version.to_owned(), permille));
     }
 
     /// Every image that was started, in order.
@@ -141,6 +147,10 @@ impl Target for FakeTarget {
                 .map(|(id, (_, list))| (id.clone(), list.clone()))
                 .collect())
         })
+    }
+
+    async fn memory(&self, _place: &Place, version: &str) -> Result<Option<u32>, TargetError> {
+        self.with(|inner| Ok(inner.memory.get(version).copied()))
     }
 
     async fn park(

@@ -61,6 +61,12 @@ pub trait Target: Send + Sync {
     /// Every instance of a place, running or not.
     async fn observe(&self, place: &Place) -> Result<Instances, TargetError>;
 
+    /// How full the memory of a version's fullest running instance is, thousandths of its limit; `None`
+    /// when no limit is set, or when this kind of target cannot say.
+    async fn memory(&self, _place: &Place, _version: &str) -> Result<Option<u32>, TargetError> {
+        Ok(None)
+    }
+
     /// Makes sure that no more than the first `keep` instances of a version are running: the others are
     /// stopped with `grace`, and kept, so that `ensure` brings them back.
     async fn park(

@@ -173,7 +173,7 @@ mod tests {
         assert_eq!(ppm(serde_json::Value::Null), Ok(10_000));
         let watch = serde_json::json!({ "watch": { "max_error_rate": "0.1%" } });
         assert_eq!(ppm(watch), Ok(1_000));
-        assert!(ppm(serde_json::json!({ "custom": [] })).is_err());
+        assert!(ppm(serde_json::json!({ "custom": {} })).is_err());
         assert!(gates_of(serde_json::Value::Null, "hold").is_err());
     }
 

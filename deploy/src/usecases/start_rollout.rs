@@ -14,7 +14,7 @@ use slipway_store::{Begun, EnvironmentRow, NewRollout, NewVersion, RolloutRow};
 
 use super::Refused;
 use super::from_file::{approval, gates, steps, stickiness, variables};
-use crate::places::Policy;
+use crate::places::{EnvironmentTarget, Policy};
 use crate::run::Coordinator;
 
 /// The largest deploy section.
@@ -123,6 +123,7 @@ pub(super) async fn begin(
     plan.initiators = initiators;
     plan.approval = approval(&environment, &policy);
     plan.gates = gates(&environment)?;
+    answered(&plan.gates, &registered)?;
     if policy.max_error_ppm > 0 {
         plan.gates.watch_error_ppm = plan.gates.watch_error_ppm.min(policy.max_error_ppm);
     }
@@ -161,6 +162,28 @@ pub(super) async fn begin(
     };
     coordinator.nudge(&row.deployment_id);
     Ok(row)
+}
+
+/// A gate that nobody answers would only hold the rollout up.
+fn answered(gates: &GateRules, registered: &EnvironmentRow) -> Result<(), Refused> {
+    let Some(gate) = gates.custom.first() else {
+        return Ok(());
+    };
+    let target: EnvironmentTarget = serde_json::from_str(&registered.target).map_err(|error| {
+        anyhow::anyhow!(
+            "the target of `{}` is not readable: {error}",
+            registered.name
+        )
+    })?;
+    if target.prometheus.is_some() {
+        return Ok(());
+    }
+    let text = format!(
+        "gate `{}` asks Prometheus, and environment `{}` has none; add `\"prometheus\": {{\"url\": …}}` to \
+         its target on the server, or remove the gate",
+        gate.name, registered.name
+    );
+    Err(Refused::State("no_metric_source", text))
 }
 
 /// A pipeline file may name any service; only the repository that named it first deploys it. What follows

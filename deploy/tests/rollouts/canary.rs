@@ -11,7 +11,7 @@ use super::harness::{Instance, World, as_user, image};
 use super::{reason, serving_one};
 
 /// One step, then everything; each is looked at for `bake_ms`.
-async fn canary(
+pub(super) async fn canary(
     world: &mut World,
     weights: &[u32],
     bake_ms: u64,

@@ -56,6 +56,7 @@ impl World {
         let adapters = Adapters {
             target: fakes.target.clone(),
             traffic: fakes.traffic.clone(),
+            metrics: None,
         };
         Self::with(fakes, Arc::new(ConnectFakes(adapters))).await
     }
@@ -67,6 +68,7 @@ impl World {
             .unwrap();
         let now = Clock::system().now();
         let target = EnvironmentTarget {
+            prometheus: None,
             kind: "docker".to_owned(),
             docker: String::new(),
             kubernetes: None,

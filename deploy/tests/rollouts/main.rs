@@ -6,6 +6,7 @@
 mod approvals;
 mod canary;
 mod faults;
+mod full;
 mod harness;
 mod hostile;
 mod starting;

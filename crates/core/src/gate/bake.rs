@@ -1,7 +1,10 @@
 //! All gates of one bake, or of the watch, judged over recorded ticks. Stateless: whoever judges the
 //! same window again gets the same verdict.
 
+use std::collections::BTreeMap;
+
 use super::binomial::number;
+use super::custom::{Sample, judge_custom, unanswered_ms};
 use super::dispersion::{HalfTick, phi};
 use super::histogram::Histogram;
 use super::instances::{ExitVerdict, Exits, MemorySample, judge_exits, judge_memory};
@@ -21,7 +24,7 @@ const EXPECTED_MIN: f64 = 20.0;
 /// A canary gets at least this part of its expected share.
 const ROUTED_MIN: f64 = 0.25;
 /// Looks of one bake: at its length, at twice and at three times it.
-const LOOKS: u64 = 3;
+pub(super) const LOOKS: u64 = 3;
 /// Slower than this share is what a 99th percentile means.
 const SLOW_SHARE: f64 = 0.01;
 
@@ -59,6 +62,8 @@ pub struct Bake<'a> {
     pub ticks: &'a [Tick],
     /// What is known of instances.
     pub instances: Option<&'a Instances>,
+    /// Answers to the user's own gates since it began, by their names.
+    pub custom: Option<&'a BTreeMap<String, Vec<Sample>>>,
     /// Now.
     pub now: i64,
 }
@@ -84,13 +89,7 @@ pub fn judge_bake(bake: &Bake<'_>) -> GateReport {
     if let Some(rule) = bake.rules.latency_p99 {
         verdicts.push(latency(bake, rule.max_increase_percent, rule.dry_run));
     }
-    verdicts.extend(instances(bake));
-    GateReport {
-        verdicts,
-        elapsed_ms: elapsed(bake.ticks),
-        blind: blind(bake, true),
-        blind_ms: silent_ms(bake),
-    }
+    report(bake, verdicts, true)
 }
 
 /// Judges the watch: the new version alone, against a limit.
@@ -134,16 +133,30 @@ pub fn judge_watch(bake: &Bake<'_>) -> GateReport {
             verdicts.push(watched(&test, metric, SLOW, bad, over, rule.dry_run));
         }
     }
+    report(bake, verdicts, false)
+}
+
+/// With what is judged the same way in a bake and in a watch.
+fn report(bake: &Bake<'_>, mut verdicts: Vec<MetricVerdict>, beside: bool) -> GateReport {
     verdicts.extend(instances(bake));
+    let mut blind_ms = silent_ms(bake);
+    for rule in &bake.rules.custom {
+        let samples = bake.custom.and_then(|all| all.get(&rule.name));
+        let samples = samples.map_or(&[][..], Vec::as_slice);
+        verdicts.push(judge_custom(bake, rule, samples, beside));
+        if !rule.dry_run {
+            blind_ms = blind_ms.max(unanswered_ms(rule, samples, bake.began_at, bake.now));
+        }
+    }
     GateReport {
         verdicts,
         elapsed_ms: elapsed(bake.ticks),
-        blind: blind(bake, false),
-        blind_ms: silent_ms(bake),
+        blind: blind(bake, beside),
+        blind_ms,
     }
 }
 
-fn watched(
+pub(super) fn watched(
     test: &LimitTest,
     metric: Metric,
     words: Words,
@@ -167,6 +180,7 @@ fn watched(
     };
     MetricVerdict {
         metric,
+        name: None,
         verdict,
         text,
         baseline: test.limit(),
@@ -183,7 +197,7 @@ fn usable(ticks: &[Tick]) -> impl Iterator<Item = &Tick> {
     ticks.iter().filter(|tick| tick.is_usable())
 }
 
-fn elapsed(ticks: &[Tick]) -> u64 {
+pub(super) fn elapsed(ticks: &[Tick]) -> u64 {
     usable(ticks).fold(0, |sum, tick| sum.saturating_add(tick.length_ms()))
 }
 
@@ -206,7 +220,7 @@ fn finite(value: f64) -> f64 {
 }
 
 /// A metric's test over a bake's ticks.
-struct Judged {
+pub(super) struct Judged {
     test: RatioTest,
     elapsed_ms: u64,
     settled: Settled,
@@ -222,7 +236,7 @@ enum Settled {
 }
 
 impl Judged {
-    fn over(
+    pub(super) fn over(
         bake: &Bake<'_>,
         terms: Terms,
         ticks: impl Iterator<Item = (u64, Pair, Option<bool>)>,
@@ -285,7 +299,7 @@ impl Judged {
         }
     }
 
-    fn verdict(
+    pub(super) fn verdict(
         &self,
         bake: &Bake<'_>,
         metric: Metric,
@@ -321,6 +335,7 @@ impl Judged {
         };
         MetricVerdict {
             metric,
+            name: None,
             verdict,
             text,
             baseline: sums.stable.rate(),
@@ -388,6 +403,7 @@ fn instances(bake: &Bake<'_>) -> Vec<MetricVerdict> {
     };
     let one = |metric, verdict, text: String, dry_run| MetricVerdict {
         metric,
+        name: None,
         verdict,
         text,
         baseline: number(known.stable.count),

@@ -10,6 +10,7 @@
 
 mod bake;
 pub mod binomial;
+mod custom;
 mod dispersion;
 mod histogram;
 mod instances;
@@ -17,6 +18,7 @@ mod latency;
 mod power;
 mod ratio;
 mod read;
+mod read_custom;
 mod rules;
 mod sentence;
 mod tick;
@@ -27,6 +29,7 @@ mod watch;
 pub mod simulation;
 
 pub use bake::{Bake, Instances, judge_bake, judge_watch};
+pub use custom::{Answer, CustomKind, CustomRule, Sample, judge_custom, unanswered_ms};
 pub use dispersion::{HalfTick, phi};
 pub use histogram::{BUCKETS, Histogram, bucket_of, lower_edge};
 pub use instances::{ExitVerdict, Exits, MemorySample, judge_exits, judge_memory};

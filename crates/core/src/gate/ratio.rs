@@ -6,6 +6,8 @@
 //! same", and their mean `E` starts at 1 and cannot be expected to grow. So the chance that it ever
 //! passes `θ` is below `1/θ`. Load, stickiness and incidents that hit both versions cancel.
 
+use serde::{Deserialize, Serialize};
+
 use super::binomial::{at_least, number, upper};
 
 /// Alternatives, equally likely beforehand.
@@ -22,7 +24,7 @@ const LOOK_LEVEL: f64 = 0.05 / 3.0;
 const SUSPICIOUS: f64 = 0.01;
 
 /// Requests and bad ones of one version.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Arm {
     /// Requests.
     pub n: u64,

@@ -4,6 +4,7 @@
 use serde_json::{Map, Value};
 
 use super::binomial::whole;
+use super::read_custom::read_custom;
 use super::rules::{ErrorRule, GateRules, LatencyRule, MemoryRule, Mode, RestartRule};
 use crate::pipeline::duration_ms;
 
@@ -52,10 +53,11 @@ pub fn read_rules(gates: &Value) -> Result<GateRules, String> {
                     }
                 }
             }
+            "custom" => rules.custom = read_custom(value)?,
             other => {
                 return Err(format!(
                     "names `{other}`, which is not available in this version; `error_rate`, \
-                     `latency_p99`, `pod_restart_count`, `memory_usage` and `watch` are"
+                     `latency_p99`, `pod_restart_count`, `memory_usage`, `watch` and `custom` are"
                 ));
             }
         }
@@ -76,7 +78,7 @@ pub fn read_rules(gates: &Value) -> Result<GateRules, String> {
 }
 
 /// A gate's settings; empty = the defaults.
-type Given<'a> = Option<&'a Map<String, Value>>;
+pub(super) type Given<'a> = Option<&'a Map<String, Value>>;
 
 /// `Ok(None)` = switched off with `false`.
 fn table<'a>(name: &str, value: &'a Value) -> Result<Option<Given<'a>>, String> {
@@ -90,7 +92,7 @@ fn table<'a>(name: &str, value: &'a Value) -> Result<Option<Given<'a>>, String> 
     }
 }
 
-fn known(given: &Given<'_>, gate: &str, keys: &[&str]) -> Result<(), String> {
+pub(super) fn known(given: &Given<'_>, gate: &str, keys: &[&str]) -> Result<(), String> {
     let all = given.iter().flat_map(|map| map.keys());
     let mut foreign = all.filter(|key| *key != "dry_run" && !keys.contains(&key.as_str()));
     match foreign.next() {
@@ -99,7 +101,7 @@ fn known(given: &Given<'_>, gate: &str, keys: &[&str]) -> Result<(), String> {
     }
 }
 
-fn dry_run(given: &Given<'_>) -> Result<bool, String> {
+pub(super) fn dry_run(given: &Given<'_>) -> Result<bool, String> {
     match given.and_then(|map| map.get("dry_run")) {
         None => Ok(false),
         Some(Value::Bool(dry)) => Ok(*dry),
@@ -108,7 +110,12 @@ fn dry_run(given: &Given<'_>) -> Result<bool, String> {
 }
 
 /// A share in percent: `1%`, or a number.
-fn percent(given: &Given<'_>, gate: &str, key: &str, most: f64) -> Result<Option<f64>, String> {
+pub(super) fn percent(
+    given: &Given<'_>,
+    gate: &str,
+    key: &str,
+    most: f64,
+) -> Result<Option<f64>, String> {
     let Some(value) = given.and_then(|map| map.get(key)) else {
         return Ok(None);
     };
@@ -167,7 +174,7 @@ fn memory_rule(given: Given<'_>) -> Result<MemoryRule, String> {
     Ok(rule)
 }
 
-fn small(number: f64) -> u32 {
+pub(super) fn small(number: f64) -> u32 {
     u32::try_from(whole(number)).unwrap_or(u32::MAX)
 }
 

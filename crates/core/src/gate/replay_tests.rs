@@ -41,6 +41,7 @@ fn bake<'a>(rules: &'a GateRules, ticks: &'a [Tick]) -> Bake<'a> {
         began_at: 0,
         baseline: &[],
         ticks,
+        custom: None,
         instances: None,
         now: ticks.last().map_or(0, |tick| tick.t1),
     }

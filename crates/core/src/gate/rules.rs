@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::custom::CustomRule;
+
 /// Stored with every verdict.
 pub const RULE_VERSION: &str = "gate-1";
 
@@ -93,6 +95,9 @@ pub struct GateRules {
     pub restarts: Option<RestartRule>,
     /// Memory.
     pub memory: Option<MemoryRule>,
+    /// The user's own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub custom: Vec<CustomRule>,
     /// With all traffic on the new version: the share of failed requests that is too much, in parts
     /// per million.
     pub watch_error_ppm: u64,
@@ -110,6 +115,7 @@ impl Default for GateRules {
             latency_p99: Some(LatencyRule::default()),
             restarts: Some(RestartRule::default()),
             memory: Some(MemoryRule::default()),
+            custom: Vec::new(),
             watch_error_ppm: 10_000,
             on_inconclusive: OnInconclusive::Pause,
             on_unproven: OnUnproven::Proceed,
@@ -165,10 +171,10 @@ const ALPHA: f64 = 0.01;
 const TESTED: f64 = 3.0;
 
 /// How unlikely under health the evidence must be, `1/θ`: split over the metrics and the parts of a
-/// rollout (its gated bakes, and the watch).
+/// rollout (its gated bakes, and the watch). `own` = counts of the user's own that are tested too.
 #[must_use]
-pub fn theta(parts: u32) -> f64 {
-    TESTED * f64::from(parts.max(1)) / ALPHA
+pub fn theta(parts: u32, own: u32) -> f64 {
+    (TESTED + f64::from(own)) * f64::from(parts.max(1)) / ALPHA
 }
 
 #[cfg(test)]
@@ -177,7 +183,10 @@ mod tests {
 
     #[test]
     fn the_threshold_is_split_over_metrics_and_parts() {
-        assert!((theta(4) - 1_200.0).abs() < 1e-9, "canary with three bakes");
-        assert!((theta(1) - 300.0).abs() < 1e-9, "blue-green");
+        assert!(
+            (theta(4, 0) - 1_200.0).abs() < 1e-9,
+            "canary with three bakes"
+        );
+        assert!((theta(1, 0) - 300.0).abs() < 1e-9, "blue-green");
     }
 }

@@ -14,6 +14,8 @@ pub enum Metric {
     PodRestartCount,
     /// Memory.
     MemoryUsage,
+    /// What the user's own gate asks for.
+    Custom,
 }
 
 impl Metric {
@@ -25,6 +27,7 @@ impl Metric {
             Self::LatencyP99 => "latency_p99",
             Self::PodRestartCount => "pod_restart_count",
             Self::MemoryUsage => "memory_usage",
+            Self::Custom => "custom",
         }
     }
 }
@@ -76,6 +79,9 @@ impl Verdict {
 pub struct MetricVerdict {
     /// Which metric.
     pub metric: Metric,
+    /// The name of a gate of the user's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// The verdict.
     pub verdict: Verdict,
     /// The same for people.
@@ -88,6 +94,14 @@ pub struct MetricVerdict {
     pub evidence: serde_json::Value,
     /// Recorded and not acted on.
     pub dry_run: bool,
+}
+
+impl MetricVerdict {
+    /// What it is called in the store and the API.
+    #[must_use]
+    pub fn called(&self) -> &str {
+        self.name.as_deref().unwrap_or(self.metric.as_str())
+    }
 }
 
 /// What all gates say together.

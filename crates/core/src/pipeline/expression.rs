@@ -72,18 +72,10 @@ impl Scope<'_> {
 
     /// Evaluates one expression.
     pub(super) fn evaluate(&self, source: &str, place: Use) -> Result<Cel, String> {
-        if source.len() > EXPRESSION_MAX {
-            return Err(format!(
-                "the expression is longer than {EXPRESSION_MAX} characters"
-            ));
-        }
-        if nesting(source) > NESTING_MAX {
-            return Err(format!("brackets nest deeper than {NESTING_MAX}"));
-        }
         if source.contains("secrets") {
             return Err("secrets cannot be used in expressions".to_owned());
         }
-        let program = Program::compile(source).map_err(|e| first_line(&e.to_string()))?;
+        let program = compiled(source)?;
         let context = self.context(place)?;
         program.execute(&context).map_err(|e| match place {
             Use::ShellLine if mentions_chosen(source) => {
@@ -134,6 +126,39 @@ impl Scope<'_> {
             other => Err(format!("it gives {:?}, not true or false", other.type_of())),
         }
     }
+}
+
+/// Whether a condition over one number, `value`, holds.
+///
+/// # Errors
+/// A sentence, when it cannot be evaluated or is no condition.
+pub(crate) fn number_holds(source: &str, value: f64) -> Result<bool, String> {
+    let program = compiled(source)?;
+    let mut context = Context::default();
+    context
+        .add_variable("value", value)
+        .map_err(|e| e.to_string())?;
+    match program.execute(&context) {
+        Ok(Cel::Bool(holds)) => Ok(holds),
+        Ok(other) => Err(format!(
+            "`{source}` gives {:?}, not true or false",
+            other.type_of()
+        )),
+        Err(error) => Err(format!("`{source}`: {}", first_line(&error.to_string()))),
+    }
+}
+
+/// Compiles what is short and flat enough to be compiled.
+fn compiled(source: &str) -> Result<Program, String> {
+    if source.len() > EXPRESSION_MAX {
+        return Err(format!(
+            "the expression is longer than {EXPRESSION_MAX} characters"
+        ));
+    }
+    if nesting(source) > NESTING_MAX {
+        return Err(format!("brackets nest deeper than {NESTING_MAX}"));
+    }
+    Program::compile(source).map_err(|e| first_line(&e.to_string()))
 }
 
 fn mentions_chosen(source: &str) -> bool {

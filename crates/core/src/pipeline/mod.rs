@@ -33,6 +33,7 @@ use std::collections::BTreeMap;
 
 pub use deploy::stage_of;
 pub use duration::duration_ms;
+pub(crate) use expression::number_holds;
 pub use facts::Facts;
 pub use matrix::STAGES_MAX;
 pub use mistake::{At, Mistake, Severity};

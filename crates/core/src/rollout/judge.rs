@@ -1,9 +1,13 @@
 //! What the gates are asked at each step, and how many instances a step needs.
 
+use std::collections::BTreeMap;
+
 use super::phase::Phase;
 use super::spec::RolloutPlan;
 use super::state::State;
-use crate::gate::{Bake, GateReport, Instances, Reading, Tick, judge_bake, judge_watch, theta};
+use crate::gate::{
+    Bake, CustomKind, GateReport, Instances, Reading, Sample, Tick, judge_bake, judge_watch, theta,
+};
 use crate::pipeline::Strategy;
 use crate::time::Timestamp;
 use crate::traffic::FULL_BP;
@@ -17,6 +21,8 @@ pub struct Windows<'a> {
     pub ticks: &'a [Tick],
     /// What is known of instances.
     pub instances: Option<&'a Instances>,
+    /// Answers to the user's own gates, by their names.
+    pub custom: Option<&'a BTreeMap<String, Vec<Sample>>>,
 }
 
 /// Judges the step that the rollout stands at; `None` while it does not look at anything.
@@ -35,9 +41,12 @@ pub fn judge_gates(
     let step = step.and_then(|idx| plan.steps.get(idx));
     let bakes = plan.steps.iter().filter(|step| step.weight_bp < FULL_BP);
     let bakes = u32::try_from(bakes.count()).unwrap_or(u32::MAX);
+    let counted = |asks: &CustomKind| matches!(asks, CustomKind::Counts { .. });
+    let own = plan.gates.custom.iter().filter(|rule| counted(&rule.asks));
+    let own = u32::try_from(own.count()).unwrap_or(u32::MAX);
     let bake = Bake {
         rules: &plan.gates,
-        theta: theta(bakes.saturating_add(1)),
+        theta: theta(bakes.saturating_add(1), own),
         length_ms: match looking {
             Phase::Watch => plan.timings.watch_ms,
             _ => step.map_or(0, |step| step.bake_ms),
@@ -48,6 +57,7 @@ pub fn judge_gates(
         baseline: windows.baseline,
         ticks: windows.ticks,
         instances: windows.instances,
+        custom: windows.custom,
         now: now.as_millis(),
     };
     match looking {
@@ -57,14 +67,15 @@ pub fn judge_gates(
     }
 }
 
-/// Judges a recorded step again: stable's ticks before it, and the readings since. The same numbers give
-/// the same verdict.
+/// Judges a recorded step again: stable's ticks before it, and the readings and answers since. The same
+/// numbers give the same verdict.
 #[must_use]
 pub fn judge_recorded(
     plan: &RolloutPlan,
     step_idx: u32,
     baseline: &[Tick],
     readings: &[Reading],
+    custom: &BTreeMap<String, Vec<Sample>>,
 ) -> Option<GateReport> {
     let (first, last) = (readings.first()?, readings.last()?);
     let ticks: Vec<Tick> = readings
@@ -87,6 +98,7 @@ pub fn judge_recorded(
         baseline,
         ticks: &ticks,
         instances: None,
+        custom: Some(custom),
     };
     judge_gates(plan, &state, windows, Timestamp::from_millis(last.at))
 }

@@ -102,6 +102,7 @@ async fn start(
     let db = Db::open(&Settings::Sqlite(dir.join("slipway.db"))).await?;
     let (now, rng) = (Clock::system().now(), Rng::system());
     let place = EnvironmentTarget {
+        prometheus: None,
         kind: "docker".to_owned(),
         docker: String::new(),
         kubernetes: None,
@@ -129,6 +130,7 @@ async fn start(
     parts.connect = Some(Arc::new(Given(Adapters {
         target: target.clone(),
         traffic: Arc::new(traffic),
+        metrics: None,
     })));
     parts.listener = Some(listener);
     parts.identity = Some(Own::new(own));

@@ -91,6 +91,7 @@ impl World {
             baseline: &[],
             ticks: &self.window.2,
             instances: None,
+            custom: None,
         };
         judge_gates(&self.plan, &self.state, windows, self.now)
     }
