@@ -6,6 +6,7 @@ mod borders;
 mod caches;
 mod crash;
 mod declining;
+mod dependencies;
 mod disk;
 mod fleet;
 mod fleet_docker;

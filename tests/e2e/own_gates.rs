@@ -24,7 +24,8 @@ async fn what_prometheus_says_of_a_version_takes_it_back_or_lets_it_go_on() {
         url: format!("http://{}", prometheus.address),
         ..PrometheusPlace::default()
     };
-    let Some(mut service) = Service::start_with(Some(place)).await else {
+    let Some(mut service) = Service::start_on(|target| target.prometheus = Some(place)).await
+    else {
         return;
     };
     let gates = json!({ "custom": [{
@@ -70,7 +71,7 @@ async fn what_prometheus_says_of_a_version_takes_it_back_or_lets_it_go_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gate_that_nobody_would_answer_is_refused_before_anything_starts() {
-    let Some(mut service) = Service::start_with(None).await else {
+    let Some(mut service) = Service::start_on(|_| {}).await else {
         return;
     };
     let gates = json!({ "custom": [{ "name": "a", "prometheus": "up", "pass": "value > 0" }] });

@@ -9,7 +9,6 @@ use serde_json::json;
 use slipway_core::access::PeerRole;
 use slipway_core::id::TokenId;
 use slipway_daemon::{Clock, Rng};
-use slipway_deploy::metrics::PrometheusPlace;
 use slipway_deploy::{EnvironmentTarget, Policy};
 use slipway_dispatcher::token::{self, Kind};
 use slipway_identity::connect;
@@ -30,7 +29,7 @@ pub(crate) struct Service {
     place: Place,
     pub(crate) db: Db,
     /// Where clients ask.
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     coordinator: SocketAddr,
     environment: String,
     secret: String,
@@ -40,18 +39,18 @@ pub(crate) struct Service {
 impl Service {
     /// Serving version `one`; `None` where this cannot be tested.
     async fn start() -> Option<Self> {
-        Self::start_with(None).await
+        Self::start_on(|_| {}).await
     }
 
-    /// The same, in an environment whose own gates are answered here.
-    pub(crate) async fn start_with(prometheus: Option<PrometheusPlace>) -> Option<Self> {
+    /// The same, on another target.
+    pub(crate) async fn start_on(change: impl FnOnce(&mut EnvironmentTarget)) -> Option<Self> {
         require("docker")?;
         let mut place = Place::postgres().await?;
         let socket = place.start_router().await;
         let (db, rng, now) = (place.db().await, Rng::system(), Clock::system().now());
         let address = free_address().expect("a free port");
-        let target = EnvironmentTarget {
-            prometheus,
+        let mut target = EnvironmentTarget {
+            prometheus: None,
             kind: "docker".to_owned(),
             docker: String::new(),
             kubernetes: None,
@@ -60,6 +59,7 @@ impl Service {
             hosts: vec![],
             services: std::collections::BTreeMap::new(),
         };
+        change(&mut target);
         let environment = rng.ulid(now);
         let policy = Policy::default();
         let named = "production";
@@ -131,7 +131,7 @@ impl Service {
         Ok(started.into_inner().deployment_id)
     }
 
-    async fn roll_back(&self, id: &str) -> String {
+    pub(crate) async fn roll_back(&self, id: &str) -> String {
         let ask = v1::RollBackRequest {
             deployment_id: id.to_owned(),
             reason: "it is bad".to_owned(),
@@ -141,7 +141,12 @@ impl Service {
         asked.expect("accepted").into_inner().deployment_id
     }
 
-    async fn until(&self, id: &str, what: &str, good: impl Fn(&RolloutRow) -> bool) -> RolloutRow {
+    pub(crate) async fn until(
+        &self,
+        id: &str,
+        what: &str,
+        good: impl Fn(&RolloutRow) -> bool,
+    ) -> RolloutRow {
         let what = format!("rollout {id} {what}");
         let reached = eventually(&what, SOON, || async {
             let row = self.db.rollout(id).await.expect("readable").expect("there");

@@ -7,6 +7,7 @@
 pub mod bare;
 pub mod cluster;
 pub mod deliveries;
+pub mod engine;
 pub mod git;
 pub mod installation;
 pub mod nemesis;
@@ -24,6 +25,7 @@ pub mod wait;
 pub use bare::BareAgent;
 pub use cluster::{Cluster, Parts};
 pub use deliveries::Hook;
+pub use engine::EngineSocket;
 pub use git::Repository;
 pub use postgres::Postgres;
 pub use process::Process;

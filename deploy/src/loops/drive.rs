@@ -296,6 +296,7 @@ impl Driver<'_> {
         border::reach("after effect", effect);
         match carried_out {
             Ok(evidence) => {
+                self.memory.refused = None;
                 let now = self.coordinator.clock.now();
                 let mut change = RolloutChange::to(state.applied(now));
                 change.canary_percentage = row.canary_percentage;
@@ -313,7 +314,15 @@ impl Driver<'_> {
                 }
                 Ok(Turned::Done("fenced"))
             }
-            Err(EffectError::Other(why)) => {
+            Err(error @ (EffectError::Refused(_) | EffectError::Other(_))) => {
+                let why = error.to_string();
+                if let EffectError::Refused(why) = &error {
+                    let since = self.coordinator.clock.monotonic();
+                    let known = self.memory.refused.take();
+                    let known = known.filter(|known| known.0 == step.effect);
+                    let since = known.map_or(since, |known| known.1);
+                    self.memory.refused = Some((step.effect, since, why.clone()));
+                }
                 tracing::warn!(
                     rollout = self.id,
                     effect,

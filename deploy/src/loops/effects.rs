@@ -24,6 +24,9 @@ pub(super) enum EffectError {
         /// That token.
         seen: u64,
     },
+    /// The target says no, and why: trying again may not help.
+    #[error("{0}")]
+    Refused(String),
     /// Anything else: the read-back decides.
     #[error("{0}")]
     Other(String),
@@ -33,6 +36,7 @@ impl From<TargetError> for EffectError {
     fn from(error: TargetError) -> Self {
         match error {
             TargetError::StaleToken { seen } => Self::Stale { seen },
+            TargetError::Refused(_) => Self::Refused(error.to_string()),
             other => Self::Other(other.to_string()),
         }
     }

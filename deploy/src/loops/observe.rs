@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use slipway_core::rollout::{
-    Kind, Needs, Observed, Phase, RolloutPlan, Smoke, State, TargetView, TrafficView, instances_at,
+    Effect, InstanceView, Kind, Needs, Observed, Phase, Refusal, RolloutPlan, Smoke, State,
+    TargetView, TrafficView, instances_at,
 };
 use slipway_core::traffic::{FULL_BP, TrafficTable};
 use slipway_store::RolloutRow;
@@ -11,7 +12,11 @@ use slipway_store::RolloutRow;
 use super::drive::Driver;
 use super::gates::{self, Window};
 use crate::probes::HealthMemory;
+use crate::targets::{Instances, TargetError};
 use crate::traffic::Reading;
+
+/// A target that says nothing for so long is not waited for on the way back.
+const SILENT: Duration = Duration::from_secs(1);
 
 /// What a driver remembers between two looks; lost with it, and then looked at again.
 #[derive(Default)]
@@ -21,6 +26,8 @@ pub(super) struct Memory {
     pub(super) window: Option<Window>,
     /// When stable was first brought, wall-clock milliseconds.
     pub(super) stable_since: Option<i64>,
+    /// What the target says no to, since when, and why.
+    pub(super) refused: Option<(Effect, Duration, String)>,
     health: HealthMemory,
     smoke: Option<Smoke>,
     seen_router_at: Option<Duration>,
@@ -35,7 +42,10 @@ pub(super) async fn observe(
 ) -> Observed {
     let now = driver.coordinator.clock.monotonic();
     let plan = driver.plan.clone();
-    let mut observed = Observed::default();
+    let mut observed = Observed {
+        refused: refusal(driver, state, now),
+        ..Observed::default()
+    };
     if needs.target || needs.health || needs.smoke {
         observed.target = look_at_target(driver, state).await;
     }
@@ -87,6 +97,16 @@ pub(super) async fn observe(
     observed
 }
 
+/// What the target says of the present step.
+fn refusal(driver: &Driver<'_>, state: &State, now: Duration) -> Option<Refusal> {
+    let (effect, since, why) = driver.memory.refused.as_ref()?;
+    let step = state.step.as_ref().filter(|step| step.effect == *effect);
+    step.map(|_| Refusal {
+        lasting: now.saturating_sub(*since),
+        why: why.clone(),
+    })
+}
+
 fn weight_at(plan: &RolloutPlan, state: &State) -> u32 {
     let step = usize::try_from(state.step_idx).ok();
     step.and_then(|idx| plan.steps.get(idx))
@@ -111,7 +131,7 @@ async fn is_going(driver: &Driver<'_>, state: &State) -> Option<bool> {
 
 async fn look_at_target(driver: &mut Driver<'_>, state: &State) -> Option<TargetView> {
     let is_going = is_going(driver, state).await?;
-    match driver.adapters.target.observe(&driver.place).await {
+    match seen(driver).await {
         Ok(mut all) => {
             let mut new = all.remove(&driver.plan.new.version_id).unwrap_or_default();
             if is_going {
@@ -130,9 +150,56 @@ async fn look_at_target(driver: &mut Driver<'_>, state: &State) -> Option<Target
         }
         Err(error) => {
             tracing::warn!(rollout = driver.id, %error, "cannot read the target");
-            None
+            if is_going {
+                return None;
+            }
+            let view = as_routed(driver, state).await?;
+            driver.memory.target = Some(view.clone());
+            Some(view)
         }
     }
+}
+
+/// What the target says. The way back does not wait for one that is silent.
+async fn seen(driver: &Driver<'_>) -> Result<Instances, TargetError> {
+    let asked = driver.adapters.target.observe(&driver.place);
+    if driver.plan.kind != Kind::Rollback {
+        return asked.await;
+    }
+    let late = || Err(TargetError::Unknown("no answer within 1 s".to_owned()));
+    let answer = tokio::time::timeout(SILENT, asked).await;
+    answer.unwrap_or_else(|_| late())
+}
+
+/// Instances as the router knows them, for a rollback to a version that is still warm while nobody can ask
+/// the target: whether they live is what the health checks find out, which ask the instances themselves.
+async fn as_routed(driver: &Driver<'_>, state: &State) -> Option<TargetView> {
+    let on_the_way = matches!(
+        state.phase,
+        Phase::Prepare | Phase::Warm | Phase::Smoke | Phase::Shift
+    );
+    if driver.plan.kind != Kind::Rollback || !on_the_way {
+        return None;
+    }
+    let reading = driver.adapters.traffic.read(&driver.route).await.ok()?;
+    let table = reading.table?;
+    let of = |version: &str| {
+        let share = table.versions.iter().find(|one| one.version == version);
+        let instances = share.into_iter().flat_map(|share| &share.instances);
+        instances
+            .map(|one| InstanceView {
+                id: one.id.clone(),
+                address: Some(one.address.clone()),
+                exits: 0,
+                oom: false,
+            })
+            .collect::<Vec<_>>()
+    };
+    let view = TargetView {
+        new: of(&driver.plan.new.version_id),
+        stable: state.stable.as_deref().map(of).unwrap_or_default(),
+    };
+    (!view.new.is_empty()).then_some(view)
 }
 
 fn traffic_view(reading: &Reading, plan: &RolloutPlan) -> TrafficView {

@@ -28,8 +28,8 @@ pub use lock::{
 };
 pub use phase::{Phase, UnknownPhase};
 pub use snapshot::{
-    Health, InstanceView, LockView, Needs, Next, Observed, Plan, Smoke, Snapshot, TargetView,
-    TrafficView, Wish, needs,
+    Health, InstanceView, LockView, Needs, Next, Observed, Plan, Refusal, Smoke, Snapshot,
+    TargetView, TrafficView, Wish, needs,
 };
 pub use spec::{
     Facts, Kind, PlanError, RolloutPlan, Step, Timings, VersionSpec, is_pinned, pinned_digest,

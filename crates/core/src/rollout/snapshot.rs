@@ -134,6 +134,17 @@ pub struct Observed {
     pub health: Option<Health>,
     /// Smoke checks.
     pub smoke: Option<Smoke>,
+    /// The target refuses the present step again and again.
+    pub refused: Option<Refusal>,
+}
+
+/// What the target says no to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// For how long it has, without a yes between.
+    pub lasting: Duration,
+    /// Its reason.
+    pub why: String,
 }
 
 /// Which parts of the world a decision in this state looks at.

@@ -8,6 +8,7 @@ mod start;
 use std::time::Duration;
 
 use crate::pipeline::Strategy;
+use crate::rollout::Kind;
 use crate::rollout::judge::{instances_at, parked_to};
 use crate::rollout::lock::SAFETY_MARGIN;
 use crate::rollout::phase::Phase;
@@ -20,6 +21,8 @@ use crate::traffic::{FULL_BP, Fence};
 const TICK: Duration = Duration::from_secs(5);
 /// How often something that is about to change is looked at.
 const SOON: Duration = Duration::from_millis(250);
+/// A target that says no for so long is not asked on: a registry that is started again answers before.
+const REFUSED_MAX: Duration = Duration::from_secs(30);
 
 /// Says what to do next.
 #[must_use]
@@ -189,6 +192,13 @@ impl Decision<'_> {
         // A rollback to a version that is still warm has nothing to start.
         if self.s.state.step.is_none() && running == Some(true) {
             return self.say(Next::Enter(warm), "every instance is running already");
+        }
+        if let (Some(refusal), Kind::Rollout, None | Some(false)) =
+            (&self.observed().refused, self.s.plan.kind, there)
+            && refusal.lasting >= REFUSED_MAX
+        {
+            let seconds = refusal.lasting.as_secs();
+            return self.back(&format!("{} (asked for {seconds} s)", refusal.why));
         }
         self.drive(Effect::EnsureNew { count }, there, Some(warm))
     }
