@@ -12,10 +12,10 @@ use slipway_tests::cluster::{FAKE_URL, ONE_STAGE};
 use slipway_tests::{BareAgent, Cluster, Parts};
 use tonic::Code;
 
-const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(20);
 const ZERO: &str = "0000000000000000000000000000000000000000";
 
-async fn empty() -> Cluster {
+pub(crate) async fn empty() -> Cluster {
     let parts = Parts {
         agents: 0,
         ..Parts::default()
@@ -24,7 +24,7 @@ async fn empty() -> Cluster {
 }
 
 /// Pushes a build of one stage; its id.
-async fn push(cluster: &Cluster) -> String {
+pub(crate) async fn push(cluster: &Cluster) -> String {
     let repo = cluster.rest.add_repository(FAKE_URL).await.expect("added");
     let hook = cluster.rest.add_hook(&repo, "github").await.expect("made");
     let sha = cluster.commit(1, ONE_STAGE);

@@ -9,6 +9,7 @@ mod frames;
 mod memo;
 mod names;
 mod operators;
+mod pages;
 mod peers;
 mod poison;
 mod pools;

@@ -276,3 +276,7 @@ fn open(folder: &impl AsFd, name: &str, extra: OFlags) -> io::Result<OwnedFd> {
 fn printable(c: char) -> char {
     if c.is_control() { '?' } else { c }
 }
+
+#[cfg(test)]
+#[path = "capture_tests.rs"]
+mod tests;

@@ -304,3 +304,76 @@ fn room_is_reserved_before_the_first_byte() {
     drop(PackIncoming::begin(&disk, &layer, 1 << 19).unwrap());
     assert_eq!(disk.space.reserved(), 0);
 }
+
+/// Carries datagrams between one client and `to`, while it is not cut.
+async fn relay(to: SocketAddr) -> (SocketAddr, Arc<std::sync::atomic::AtomicBool>) {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let at = socket.local_addr().unwrap();
+    let cut = Arc::new(AtomicBool::new(false));
+    let state = Arc::clone(&cut);
+    slipway_daemon::spawn("relay", async move {
+        let (mut buffer, mut client) = (vec![0; 65_536], None);
+        while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
+            let next = if from == to { client } else { Some(to) };
+            if from != to {
+                client = Some(from);
+            }
+            if let (Some(next), false) = (next, state.load(Ordering::SeqCst)) {
+                let _lost = socket.send_to(&buffer[..length], next).await;
+            }
+        }
+    });
+    (at, cut)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn quic_partition_5s() {
+    use std::sync::atomic::Ordering;
+    let authority = Authority::create(Clock::system().now()).unwrap();
+    let own = |id: &str| {
+        let now = Clock::system().now();
+        let own = authority.credentials(PeerRole::Cache, id, now, &Rng::system());
+        Own::new(own.unwrap())
+    };
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let server = lanes::endpoint(&own("server"), any).unwrap();
+    let (at, cut) = relay(server.local_addr().unwrap()).await;
+    let echo = slipway_daemon::spawn("echo", async move {
+        let connection = server.accept().await.unwrap().await.unwrap();
+        let (mut send, mut receive) = connection.accept_bi().await.unwrap();
+        tokio::io::copy(&mut receive, &mut send).await.unwrap();
+        send.finish().unwrap();
+        connection.closed().await;
+    });
+    let client = lanes::endpoint(&own("client"), any).unwrap();
+    let connection = lanes::connect(&client, &own("client"), at).await.unwrap();
+    let (mut send, mut receive) = connection.open_bi().await.unwrap();
+    let sent = noise(2 << 20, SEED);
+    let (first, rest) = sent.split_at(sent.len() / 2);
+    send.write_all(first).await.unwrap();
+    let mut got = vec![0; 64 * 1024];
+    receive.read_exact(&mut got).await.unwrap();
+    // In the middle of it the network is gone for five seconds, both ways.
+    cut.store(true, Ordering::SeqCst);
+    let writing = async {
+        send.write_all(rest).await.unwrap();
+        send.finish().unwrap();
+    };
+    let mended = async {
+        tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+        cut.store(false, Ordering::SeqCst);
+    };
+    let reading = async {
+        let left = receive.read_to_end(sent.len()).await.unwrap();
+        got.extend(left);
+    };
+    let all = async { tokio::join!(writing, mended, reading) };
+    let limit = std::time::Duration::from_secs(28);
+    tokio::time::timeout(limit, all)
+        .await
+        .expect("the connection goes on");
+    assert_eq!(Digest::of(&got), Digest::of(&sent));
+    connection.close(0_u32.into(), b"");
+    drop(echo);
+}

@@ -89,6 +89,76 @@ fn every_cut_and_every_flipped_byte_is_an_error_or_another_good_tree() {
     }
 }
 
+fn link(target: &str) -> Entry {
+    Entry::Link {
+        target: target.to_owned(),
+    }
+}
+
+/// Refused when it is made, and when it comes as bytes that nobody checked before they were encoded.
+fn is_refused(entries: &[(&str, Entry)]) {
+    let all: BTreeMap<String, Entry> = entries
+        .iter()
+        .map(|(path, entry)| ((*path).to_owned(), entry.clone()))
+        .collect();
+    assert!(Tree::new(all.clone()).is_err(), "{entries:?} was accepted");
+    let unchecked = Tree { entries: all }.encode();
+    assert!(Tree::decode(&unchecked).is_err(), "{entries:?} was read");
+    let changes = entries
+        .iter()
+        .map(|(path, entry)| ((*path).to_owned(), Some(entry.clone())));
+    let layer = Layer {
+        changes: changes.collect(),
+    };
+    let read = Layer::decode(&layer.encode()).and_then(|layer| Tree::default().with_layer(&layer));
+    assert!(read.is_err(), "{entries:?} was laid over nothing");
+}
+
+// No archive is read here: workspaces are manifests. What a hostile archive may say, a hostile manifest
+// may say too.
+
+#[test]
+fn hostile_h063_a_name_that_climbs_out_refuses_the_whole() {
+    for path in ["../evil", "..", "a/../../evil", "a/..", "./evil", "a/./b"] {
+        is_refused(&[
+            ("a", Entry::Directory),
+            ("good", file("x")),
+            (path, file("x")),
+        ]);
+    }
+}
+
+#[test]
+fn hostile_h064_an_absolute_name_refuses_the_whole_and_is_not_made_relative() {
+    for path in ["/etc/passwd", "//etc/passwd", "/"] {
+        is_refused(&[("good", file("x")), (path, file("x"))]);
+    }
+}
+
+#[test]
+fn hostile_h065_nothing_is_written_through_a_link() {
+    is_refused(&[("d", link("../outside"))]);
+    is_refused(&[("d", link("/outside"))]);
+    is_refused(&[
+        ("e", Entry::Directory),
+        ("d", link("e")),
+        ("d/pwned", file("x")),
+    ]);
+}
+
+#[test]
+fn hostile_h066_a_name_is_one_thing() {
+    // Twice in the bytes, as a link and as a folder: names come in strictly rising order.
+    let once = tree(&[("s", Entry::Directory)]).encode();
+    let again = tree(&[("s", link("t"))]).encode();
+    let count = TREE_MAGIC.len() + 4;
+    let mut twice = once.clone();
+    twice.extend(&again[count..]);
+    twice[TREE_MAGIC.len()..count].copy_from_slice(&2_u32.to_le_bytes());
+    assert!(Tree::decode(&twice).is_err());
+    is_refused(&[("s", link("t")), ("s/x", file("x"))]);
+}
+
 proptest! {
     #[test]
     fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {

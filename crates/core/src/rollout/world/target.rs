@@ -46,6 +46,7 @@ impl World {
             false => Smoke::Passed,
         };
         Observed {
+            refused: None,
             target: Some(target),
             traffic,
             blind_for: Duration::ZERO,
