@@ -42,6 +42,8 @@ async fn a_stage_begins_with_what_another_host_made() {
     let build = decided["build_id"].as_str().expect("a build");
     let ended = place.rest.build_ended(build, LIMIT).await.expect("ended");
     assert_eq!(ended["status"], "passed", "{ended}");
+    let moved = ended["cache"]["moved_bytes"].as_u64();
+    assert!(moved.is_some_and(|moved| moved > 3_000_000), "{ended}");
     let (made, used) = (a.stats().await.expect("a"), b.stats().await.expect("b"));
     assert!(used.fetched_bytes > 3_000_000, "{used:?}");
     assert!(made.served_bytes >= used.fetched_bytes, "{made:?}");

@@ -120,6 +120,12 @@ async fn what_was_executed_before_is_recalled_and_what_depends_on_a_change_is_no
     let same = story.build(&first_commit, false).await;
     assert_eq!(recalled(&same), ["make", "use", "tell"], "{same:#}");
     assert_eq!(same["stages_recalled"], 3);
+    assert_eq!(same["cache"]["moved_bytes"], 0);
+    let reused = first["cache"]["reused_bytes"].as_u64();
+    assert!(
+        reused.is_some_and(|reused| reused > 0),
+        "what `make` left is there for `use`: {first:#}"
+    );
     assert_eq!(story.made(&same).await, story.made(&first).await);
     let (before, after) = (
         story.log(&first, "make").await,

@@ -79,6 +79,10 @@ pub(super) async fn workspace(
         CacheError::Miss(_) => Ending::aborted("content_gone", error),
         error => lost(error),
     })?;
+    result.moved_bytes = restored.fetched;
+    if result.source_root.is_none() {
+        result.reused_bytes = restored.bytes.saturating_sub(restored.fetched);
+    }
     if restored.fetched > 0 {
         let told = format!("{} KiB came from other agents", restored.fetched >> 10);
         let _spool_is_full = log.say(&told).await;

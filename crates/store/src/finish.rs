@@ -199,6 +199,8 @@ fn row(r: &AttemptResult) -> serde_json::Value {
         "prepare_ms": r.spent_ms[0],
         "execute_ms": r.spent_ms[1],
         "collect_ms": r.spent_ms[2],
+        "moved_bytes": r.cache_bytes[0],
+        "reused_bytes": r.cache_bytes[1],
     })
 }
 
@@ -262,6 +264,8 @@ async fn record_history(
         r.spent_ms[0],
         r.spent_ms[1],
         r.spent_ms[2],
+        r.cache_bytes[0],
+        r.cache_bytes[1],
     ];
     tx.execute(sql!("attempts/finish"), args).await.map(|_| ())
 }

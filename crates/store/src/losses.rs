@@ -59,7 +59,9 @@ impl Db {
                     unknown,
                     unknown,
                     unknown,
-                    unknown
+                    unknown,
+                    0_i64,
+                    0_i64
                 ];
                 tx.execute(sql!("attempts/finish"), args).await?;
                 tx.execute(sql!("build_stages/mark_superseded"), args![&stage])

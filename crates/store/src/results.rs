@@ -46,6 +46,8 @@ pub struct AttemptResult {
     pub reports: Vec<NewReport>,
     /// Milliseconds: prepare, execute, collect.
     pub spent_ms: [i64; 3],
+    /// Bytes of its workspace: moved from other agents, there already.
+    pub cache_bytes: [i64; 2],
     /// When the dispatcher heard it.
     pub now: Timestamp,
 }
@@ -98,6 +100,8 @@ pub struct AttemptRow {
     pub reason: Option<String>,
     pub detail: Option<String>,
     pub exit_code: Option<i64>,
+    pub moved_bytes: i64,
+    pub reused_bytes: i64,
     pub log_length: i64,
     pub log_lines: i64,
     pub log_digest: Option<String>,

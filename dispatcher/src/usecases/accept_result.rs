@@ -16,6 +16,8 @@ use crate::state::App;
 
 /// Artifacts and reports of one attempt.
 const ITEMS_MAX: usize = 10_000;
+/// Bytes of one attempt's workspace that are believed: a pebibyte.
+const CACHE_BYTES_MAX: u64 = 1 << 50;
 /// Failed tests kept per report.
 const FAILURES_MAX: usize = 200;
 
@@ -175,6 +177,9 @@ fn check(
         reports,
         spent_ms: [result.prepare_ms, result.execute_ms, result.collect_ms]
             .map(|ms| i64::try_from(ms).unwrap_or(i64::MAX)),
+        // What one agent says of itself must not make a sum over a build overflow.
+        cache_bytes: [result.moved_bytes, result.reused_bytes]
+            .map(|bytes| i64::try_from(bytes.min(CACHE_BYTES_MAX)).unwrap_or(0)),
         now: app.clock.now(),
     })))
 }

@@ -200,8 +200,15 @@ pub(crate) fn show(build: &Value) {
         &rows,
     );
     let all = build["stages"].as_array().map_or(0, Vec::len);
-    if let Some(recalled @ 1..) = build["stages_recalled"].as_u64() {
-        output::data(&format!("recalled {recalled} of {all} stages"));
+    let bytes = |name: &str| build["cache"][name].as_u64().unwrap_or(0);
+    let (moved, reused) = (bytes("moved_bytes"), bytes("reused_bytes"));
+    let recalled = build["stages_recalled"].as_u64().unwrap_or(0);
+    if moved + reused + recalled > 0 {
+        output::data(&format!(
+            "cache: moved {}, reused {}, recalled {recalled} of {all} stages",
+            size(moved),
+            size(reused)
+        ));
     }
     let tests = &build["test_results"];
     if tests["state"] != "missing" {
@@ -224,6 +231,24 @@ pub(crate) fn show(build: &Value) {
             problem["at"]["column"],
             text(problem, "message")
         ));
+    }
+}
+
+/// Bytes for people, in powers of a thousand.
+fn size(bytes: u64) -> String {
+    let units = ["kB", "MB", "GB", "TB", "PB"];
+    let (mut rest, mut unit) = (bytes, "B");
+    let mut tenths = 0;
+    for next in units {
+        if rest < 1_000 {
+            break;
+        }
+        (tenths, rest, unit) = (rest % 1_000 / 100, rest / 1_000, next);
+    }
+    if rest < 10 && unit != "B" {
+        format!("{rest}.{tenths} {unit}")
+    } else {
+        format!("{rest} {unit}")
     }
 }
 
@@ -318,4 +343,28 @@ fn print(data: &Value, shown: &mut String) {
         *shown = stage;
     }
     output::raw(&text(data, "text"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::size;
+
+    #[test]
+    fn bytes_are_short_and_never_rounded_up_to_the_next_unit() {
+        let said = [
+            0,
+            999,
+            1_000,
+            1_950,
+            12_345_678,
+            999_999_999,
+            2_100_000_000,
+            u64::MAX,
+        ]
+        .map(size);
+        let wanted = [
+            "0 B", "999 B", "1.0 kB", "1.9 kB", "12 MB", "999 MB", "2.1 GB", "18446 PB",
+        ];
+        assert_eq!(said, wanted);
+    }
 }

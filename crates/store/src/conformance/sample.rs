@@ -190,6 +190,7 @@ pub(super) fn result(
         artifacts: Vec::new(),
         reports: Vec::new(),
         spent_ms: [1, 2, 3],
+        cache_bytes: [4, 5],
         now: at(20),
     }
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use slipway_core::access::Deed;
 use slipway_core::id::BuildId;
 use slipway_core::time::Timestamp;
-use slipway_store::{BuildFilter, BuildRow, ReportRow, StageRow};
+use slipway_store::{AttemptRow, BuildFilter, BuildRow, ReportRow, StageRow};
 use utoipa::{IntoParams, ToSchema};
 
 use super::body::Body;
@@ -195,9 +195,31 @@ pub struct Build {
     errors: serde_json::Value,
     /// How many of its stages were recalled.
     stages_recalled: usize,
+    /// Not in lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache: Option<CacheUse>,
     stages: Vec<Stage>,
     superseded_by: Option<String>,
     created_at: String,
+}
+
+/// What the workspaces of a build's attempts were laid out from.
+#[derive(Debug, Default, Serialize, ToSchema)]
+struct CacheUse {
+    /// Bytes that came from other agents, as they were sent.
+    moved_bytes: i64,
+    /// Bytes that were there already.
+    reused_bytes: i64,
+}
+
+impl CacheUse {
+    fn of(attempts: &[AttemptRow]) -> Self {
+        let sum = |of: fn(&AttemptRow) -> i64| attempts.iter().map(of).fold(0, i64::saturating_add);
+        Self {
+            moved_bytes: sum(|a| a.moved_bytes),
+            reused_bytes: sum(|a| a.reused_bytes),
+        }
+    }
 }
 
 fn test_results(reports: &[ReportRow]) -> TestResults {
@@ -224,6 +246,7 @@ fn build(
     stages: Vec<StageRow>,
     reports: &[ReportRow],
     artifacts: Vec<String>,
+    cache: Option<CacheUse>,
 ) -> Build {
     Build {
         logs_url: format!("/api/v1/builds/{}/logs", row.build_id),
@@ -248,6 +271,7 @@ fn build(
         test_coverage: row.test_coverage,
         errors: serde_json::from_str(&row.errors).unwrap_or_default(),
         stages_recalled: stages.iter().filter(|s| s.recalled.is_some()).count(),
+        cache,
         stages: stages.into_iter().map(stage).collect(),
         superseded_by: row.superseded_by,
         created_at: shown(row.created_at),
@@ -269,7 +293,8 @@ async fn whole(app: &App, id: &BuildId) -> Result<Build, Problem> {
         .iter()
         .map(|a| format!("/api/v1/artifacts/{id}/{}", a.artifact_id))
         .collect();
-    Ok(build(row, stages, &reports, urls))
+    let cache = CacheUse::of(&app.db.attempts_of_build(id).await?);
+    Ok(build(row, stages, &reports, urls, Some(cache)))
 }
 
 /// Shows a build.
@@ -353,7 +378,7 @@ pub async fn list(
         rows,
         limit,
         |r| &r.build_id,
-        |row| build(row, Vec::new(), &[], Vec::new()),
+        |row| build(row, Vec::new(), &[], Vec::new(), None),
     ))
 }
 

@@ -103,6 +103,7 @@ async fn fail(app: &Arc<App>, a: &Assignment, reason: &str, detail: String) {
         artifacts: Vec::new(),
         reports: Vec::new(),
         spent_ms: [0; 3],
+        cache_bytes: [0; 2],
         now: app.clock.now(),
     };
     match app.db.finish_attempt(result).await {

@@ -4,7 +4,8 @@ WITH given AS (
     SELECT * FROM json_to_recordset($1::json) AS g(
         stage_id TEXT, attempt BIGINT, agent_id TEXT, state TEXT, digest TEXT, now BIGINT, reason TEXT,
         exit_code BIGINT, output_layer TEXT, image_uri TEXT, detail TEXT,
-        prepare_ms BIGINT, execute_ms BIGINT, collect_ms BIGINT)),
+        prepare_ms BIGINT, execute_ms BIGINT, collect_ms BIGINT, moved_bytes BIGINT,
+        reused_bytes BIGINT)),
 accepted AS (
     UPDATE build_stages s
        SET state = CASE WHEN cancel_ms IS NULL THEN g.state ELSE 'cancelled' END,
@@ -23,7 +24,7 @@ noted AS (
     UPDATE attempts a
        SET ended_ms = g.now, outcome = accepted.state, reason = g.reason, detail = g.detail,
            exit_code = g.exit_code, prepare_ms = g.prepare_ms, execute_ms = g.execute_ms,
-           collect_ms = g.collect_ms
+           collect_ms = g.collect_ms, moved_bytes = g.moved_bytes, reused_bytes = g.reused_bytes
       FROM accepted JOIN given g ON g.stage_id = accepted.stage_id
      WHERE a.stage_id = ANY (ARRAY(SELECT stage_id FROM given))
        AND a.stage_id = g.stage_id AND a.attempt = g.attempt)
