@@ -57,6 +57,8 @@ install_missing() {
     have curl || wanted="$wanted curl"
     have busybox || wanted="$wanted busybox-static"
     have nft || wanted="$wanted nftables"
+    have ccache || wanted="$wanted ccache"
+    have gcc || wanted="$wanted gcc libc6-dev"
     have docker-registry || wanted="$wanted docker-registry"
     have mmdebstrap || have debootstrap || wanted="$wanted mmdebstrap debootstrap"
     postgres_there || wanted="$wanted postgresql"

@@ -20,6 +20,7 @@ mod mixed;
 mod nemesis;
 mod place;
 mod power;
+mod remote;
 mod rollout;
 mod stalled;
 mod stories;

@@ -1,0 +1,166 @@
+//! `remote_cache` of a stage: tools of real stages find what stages before them left, through real processes,
+//! real containers and the host's packet filter.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use slipway_tests::Repository;
+
+use crate::place::Place;
+
+const LIMIT: Duration = Duration::from_secs(180);
+/// Compiles one file with a compiler cache that begins empty, and says what that asked for.
+const COMPILE: &str = "version: 1\non:\n  push:\ndefaults:\n  image: slipway-compiler:1\nstages:\n  make:\n    memoize: false\n    remote_cache: ccache\n    commands:\n      - ccache gcc -O2 -c hello.c\n      - ccache --print-stats | grep remote_storage\n      - echo my token is $SLIPWAY_CACHE_TOKEN\n      - echo $CCACHE_REMOTE_STORAGE | base64 -w 0\n";
+/// Each tool's request as `curl` sends it: what is there, then an entry.
+const ASK: &str = r#"set -e
+url=${SLIPWAY_CACHE_URL:-http://127.0.0.1:9}
+each() {
+  when=$1
+  shift
+  for path in /v8/artifacts/0a /v1/cache/0a /ccache/ab/0a /sccache/0/a/0a /cache/0a /bazel/cas/ed7002b439e9ac845f22357d822bac1444730fbdb6016d3ec9432297b9ec9f73; do
+    curl -s -o /dev/null -w "$when $path %{http_code}\n" -H "Authorization: Bearer $SLIPWAY_CACHE_TOKEN" "$@" "$url$path" || true
+  done
+}
+each before
+printf content > body
+each put -T body
+each after
+"#;
+
+async fn ended(place: &Place, url: &str, commit: &str) -> (Value, Vec<String>) {
+    let body = json!({"repo_url": url, "commit_sha": commit, "no_cache": true});
+    let started = place.rest.post("/builds", body).await.expect("started");
+    let id = started["build_id"].as_str().expect("an id");
+    let ended = place.rest.build_ended(id, LIMIT).await.expect("ended");
+    let path = format!("/builds/{id}/logs?stage=make");
+    let found = place.rest.get(&path).await.expect("readable");
+    let lines = found["logs"].as_array().expect("lines");
+    let text = |line: &Value| line["message"].as_str().unwrap_or_default().to_owned();
+    (ended, lines.iter().map(text).collect())
+}
+
+async fn passed(place: &Place, url: &str, commit: &str) -> Vec<String> {
+    let (ended, log) = ended(place, url, commit).await;
+    assert_eq!(ended["status"], "passed", "{ended:#}\n{log:#?}");
+    log
+}
+
+fn says(log: &[String], text: &str) -> bool {
+    log.iter().any(|line| line.contains(text))
+}
+
+/// The figure behind a name in what the compiler cache printed.
+fn counted(log: &[String], name: &str) -> u64 {
+    let line = log
+        .iter()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix('\t'));
+    line.and_then(|n| n.trim().parse().ok())
+        .unwrap_or_else(|| panic!("no {name} in {log:#?}"))
+}
+
+async fn place() -> Place {
+    let mut place = Place::sqlite().await;
+    place.start_dispatcher().await;
+    place.start_agent("a").await;
+    place
+}
+
+#[tokio::test]
+async fn a_compiler_cache_in_a_stage_hits_what_an_earlier_build_left() {
+    let place = place().await;
+    let repository = Repository::create(place.dir(), "shop");
+    repository.write(".slipway.yml", COMPILE);
+    repository.write("hello.c", "int hello(int x) { return x * 7; }\n");
+    let url = repository.url.clone();
+    place.rest.add_repository(&url).await.expect("added");
+    let commit = repository.push("first");
+
+    let first = passed(&place, &url, &commit).await;
+    assert_eq!(counted(&first, "remote_storage_hit"), 0, "{first:#?}");
+    assert!(counted(&first, "remote_storage_write") > 0, "{first:#?}");
+    assert!(says(&first, "remote cache: 0 hits"), "{first:#?}");
+    assert!(says(&first, "kept"), "{first:#?}");
+    let second = passed(&place, &url, &commit).await;
+    assert!(counted(&second, "remote_storage_hit") > 0, "{second:#?}");
+    assert_eq!(counted(&second, "remote_storage_miss"), 0, "{second:#?}");
+
+    // The token is in no log, in none of its forms.
+    for log in [&first, &second] {
+        assert!(says(log, "my token is ***"), "{log:#?}");
+        let long = |line: &String| line.split_whitespace().any(|word| word.len() > 50);
+        assert!(!log.iter().any(long), "{log:#?}");
+    }
+
+    // Another repository with the same file and the same compiler finds nothing.
+    let other = Repository::create(place.dir(), "other");
+    other.write(".slipway.yml", COMPILE);
+    other.write("hello.c", "int hello(int x) { return x * 7; }\n");
+    place.rest.add_repository(&other.url).await.expect("added");
+    let theirs = passed(&place, &other.url, &other.push("first")).await;
+    assert_eq!(counted(&theirs, "remote_storage_hit"), 0, "{theirs:#?}");
+}
+
+/// A pipeline whose one stage executes `ask.sh`, and this.
+fn asking(more: &str, then: &str) -> String {
+    format!(
+        "version: 1\non:\n  push:\ndefaults:\n  image: slipway-toolchain:1\nstages:\n  make:\n    memoize: false\n{more}    commands:\n      - sh ask.sh\n      - {then}\n"
+    )
+}
+
+fn answers(log: &[String], when: &str) -> Vec<String> {
+    let of = |line: &&String| line.starts_with(&format!("{when} /"));
+    let status = |line: &String| line.rsplit(' ').next().unwrap_or_default().to_owned();
+    log.iter().filter(of).map(status).collect()
+}
+
+#[tokio::test]
+async fn every_protocol_is_answered_in_a_stage_and_only_a_stage_that_passed_leaves_something() {
+    let place = place().await;
+    let repository = Repository::create(place.dir(), "shop");
+    let url = repository.url.clone();
+    place.rest.add_repository(&url).await.expect("added");
+    repository.write("ask.sh", ASK);
+    let mut build = 0;
+    let mut push = |more: &str, then: &str| {
+        build += 1;
+        repository.write(".slipway.yml", &asking(more, then));
+        repository.push(&format!("build {build}"))
+    };
+
+    let failing = push("    remote_cache: true\n", "exit 3");
+    let (end, log) = ended(&place, &url, &failing).await;
+    assert_eq!(end["status"], "failed", "{end:#}");
+    assert_eq!(answers(&log, "before"), ["404"; 6], "{log:#?}");
+    assert_eq!(answers(&log, "after"), ["200"; 6], "its own: {log:#?}");
+    assert!(says(&log, "thrown away"), "{log:#?}");
+
+    let first = push("    remote_cache: true\n", "true");
+    let log = passed(&place, &url, &first).await;
+    assert_eq!(answers(&log, "before"), ["404"; 6], "{log:#?}");
+    let put = answers(&log, "put");
+    assert_eq!(put, ["202", "200", "201", "201", "201", "200"], "{log:#?}");
+
+    let second = push(
+        "    remote_cache: [turborepo]\n",
+        "env | cut -d= -f1 | grep -c TURBO_",
+    );
+    let log = passed(&place, &url, &second).await;
+    assert_eq!(answers(&log, "before"), ["200"; 6], "{log:#?}");
+    assert!(log.iter().any(|line| line == "3"), "{log:#?}");
+
+    // Not asked for: no address, no token.
+    let without = push("", "env | cut -d= -f1 | grep -c SLIPWAY_CACHE || true");
+    let (_, log) = ended(&place, &url, &without).await;
+    assert_eq!(answers(&log, "before"), ["000"; 6], "{log:#?}");
+
+    // With services it has a network of its own, and the door is there.
+    let service = "    remote_cache: true\n    services:\n      beside: {image: \"slipway-busybox:1\", command: [sleep, \"600\"]}\n";
+    let served = push(service, "true");
+    let log = passed(&place, &url, &served).await;
+    assert_eq!(answers(&log, "before"), ["200"; 6], "{log:#?}");
+
+    // In the strictest sandbox there is no network, and the stage goes on without.
+    let strict = push("    remote_cache: true\n    sandbox: strict\n", "true");
+    let (_, log) = ended(&place, &url, &strict).await;
+    assert!(says(&log, "remote cache: not used"), "{log:#?}");
+}
