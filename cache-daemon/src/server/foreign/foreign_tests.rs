@@ -327,10 +327,10 @@ async fn a_client_that_waits_to_be_asked_for_its_body_is_asked() {
     let more = "Content-Length: 7\r\nExpect: 100-continue\r\n";
     let head = key.head("PUT", "/cache/k", more);
     stream.write_all(head.as_bytes()).await.unwrap();
-    let mut asked = [0; 12];
+    let mut asked = [0; "HTTP/1.1 100 Continue\r\n\r\n".len()];
     let read = tokio::time::timeout(PATIENCE, stream.read_exact(&mut asked)).await;
     read.unwrap().unwrap();
-    assert_eq!(&asked, b"HTTP/1.1 100");
+    assert!(asked.starts_with(b"HTTP/1.1 100"));
     stream.write_all(b"content").await.unwrap();
     assert!(answer(&mut stream).await.head.contains("201"));
     assert_eq!(key.ask("GET", "/cache/k").await.body, b"content");
