@@ -229,7 +229,16 @@ mod tests {
         };
         held.save_result(&key, &result).unwrap();
         assert_eq!(held.all().unwrap()[0].result, Some(result));
+        let door = Door {
+            gateway: Gateway {
+                address: "172.18.0.1".parse().unwrap(),
+                interface: "ci-stages".to_owned(),
+            },
+            at: "172.18.0.1:4000".parse().unwrap(),
+        };
+        held.save_door(&key, &door).unwrap();
+        assert_eq!(held.door(&key), Some(door));
         held.remove(&key);
-        assert!(held.all().unwrap().is_empty());
+        assert!(held.all().unwrap().is_empty() && held.door(&key).is_none());
     }
 }

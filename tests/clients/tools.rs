@@ -133,7 +133,8 @@ async fn gradle_hits_what_an_earlier_attempt_left() {
         ("build.gradle", build),
         ("in", "made\n"),
     ];
-    let script = "gradle --no-daemon --build-cache --offline -g $PWD/.gradle-home --console plain made\ncat out";
+    let script =
+        "gradle --no-daemon --build-cache -g $PWD/.gradle-home --console plain made\ncat out";
     let place = Place::new().await;
     let [_, second] = place.twice(Tool::Gradle, &files, script).await;
     assert!(second.printed.contains("FROM-CACHE"), "{second:#?}");

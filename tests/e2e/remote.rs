@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use slipway_tests::Repository;
+use slipway_tests::{Repository, eventually};
 
 use crate::place::Place;
 
@@ -27,17 +27,26 @@ each put -T body
 each after
 "#;
 
-async fn ended(place: &Place, url: &str, commit: &str) -> (Value, Vec<String>) {
+async fn started(place: &Place, url: &str, commit: &str) -> String {
     let body = json!({"repo_url": url, "commit_sha": commit, "no_cache": true});
     let started = place.rest.post("/builds", body).await.expect("started");
-    let id = started["build_id"].as_str().expect("an id");
-    let ended = place.rest.build_ended(id, LIMIT).await.expect("ended");
+    started["build_id"].as_str().expect("an id").to_owned()
+}
+
+async fn log_of(place: &Place, id: &str) -> anyhow::Result<Vec<String>> {
     let path = format!("/builds/{id}/logs?stage=make");
-    let found = place.rest.get(&path).await;
-    let found = found.unwrap_or_else(|error| panic!("{error}: {ended:#}"));
-    let lines = found["logs"].as_array().expect("lines");
+    let found = place.rest.get(&path).await?;
+    let lines = found["logs"].as_array().cloned().unwrap_or_default();
     let text = |line: &Value| line["message"].as_str().unwrap_or_default().to_owned();
-    (ended, lines.iter().map(text).collect())
+    Ok(lines.iter().map(text).collect())
+}
+
+async fn ended(place: &Place, url: &str, commit: &str) -> (Value, Vec<String>) {
+    let id = started(place, url, commit).await;
+    let ended = place.rest.build_ended(&id, LIMIT).await.expect("ended");
+    let log = log_of(place, &id).await;
+    let log = log.unwrap_or_else(|error| panic!("{error}: {ended:#}"));
+    (ended, log)
 }
 
 async fn passed(place: &Place, url: &str, commit: &str) -> Vec<String> {
@@ -160,8 +169,127 @@ async fn every_protocol_is_answered_in_a_stage_and_only_a_stage_that_passed_leav
     let log = passed(&place, &url, &served).await;
     assert_eq!(answers(&log, "before"), ["200"; 6], "{log:#?}");
 
+    // So it is where nothing outside is reached.
+    let inner = format!("    sandbox: strict\n{service}");
+    let (_, log) = ended(&place, &url, &push(&inner, "echo done")).await;
+    assert_eq!(answers(&log, "before"), ["200"; 6], "{log:#?}");
+
     // In the strictest sandbox there is no network, and the stage goes on without.
     let strict = push("    remote_cache: true\n    sandbox: strict\n", "echo done");
     let (_, log) = ended(&place, &url, &strict).await;
     assert!(says(&log, "remote cache: not used"), "{log:#?}");
+}
+
+/// Says where its door is, asks who else is there, puts an entry, and waits to be told to go on.
+const WAIT: &str = r#"set -e
+echo at $SLIPWAY_CACHE_URL $SLIPWAY_CACHE_TOKEN
+gateway=${SLIPWAY_CACHE_URL#http://}
+curl -s -o /dev/null -m 5 -w "host %{http_code}\n" http://${gateway%:*}:$(cat port)/ || true
+auth="Authorization: Bearer $SLIPWAY_CACHE_TOKEN"
+curl -s -o /dev/null -w "put %{http_code}\n" -H "$auth" -T port $SLIPWAY_CACHE_URL/cache/$(cat key)
+while [ ! -e go ]; do sleep 0.1; done
+curl -s -o /dev/null -w "late %{http_code}\n" -H "$auth" $SLIPWAY_CACHE_URL/cache/$(cat key)
+"#;
+/// Knocks at another attempt's door with its own token, and looks behind its own.
+const KNOCK: &str = r#"set -e
+auth="Authorization: Bearer $SLIPWAY_CACHE_TOKEN"
+curl -s -o /dev/null -m 5 -w "theirs %{http_code}\n" -H "$auth" $(cat at)/cache/$(cat key) || true
+curl -s -o /dev/null -w "mine %{http_code}\n" -H "$auth" $SLIPWAY_CACHE_URL/cache/$(cat key)
+"#;
+
+fn open_doors() -> String {
+    let out = std::process::Command::new("nft")
+        .args(["list", "set", "inet", "slipway_ci_doors", "four"])
+        .output();
+    String::from_utf8_lossy(&out.expect("nft").stdout).into_owned()
+}
+
+/// A build whose stage has put an entry and waits; where its door is.
+async fn waits(place: &Place, repository: &Repository) -> (String, String) {
+    repository.write("key", "k");
+    repository.write("ask.sh", WAIT);
+    let pipeline = asking("    remote_cache: true\n", "echo done");
+    repository.write(".slipway.yml", &pipeline);
+    let waiting = started(place, &repository.url, &repository.push("waits")).await;
+    let put = eventually("it has put something", LIMIT, || async {
+        let log = log_of(place, &waiting).await.ok()?;
+        says(&log, "put 201").then_some(log)
+    });
+    let log = put.await.expect("put");
+    assert!(
+        says(&log, "host 000"),
+        "nothing else of this host: {log:#?}"
+    );
+    let at = log.iter().find_map(|line| line.strip_prefix("at "));
+    let (at, token) = at.and_then(|at| at.split_once(' ')).expect("an address");
+    assert_eq!(token, "***");
+    (waiting, at.to_owned())
+}
+
+#[tokio::test]
+async fn hostile_a_door_is_for_its_attempt_alone_and_goes_with_it_also_when_its_agent_was_killed() {
+    let mut place = place().await;
+    let repository = Repository::create(place.dir(), "shop");
+    let url = repository.url.clone();
+    place.rest.add_repository(&url).await.expect("added");
+    // Something of this host's own, on every address that it has.
+    let own = std::net::TcpListener::bind("0.0.0.0:0").expect("listens");
+    let port = own.local_addr().expect("an address").port();
+    repository.write("port", &port.to_string());
+    let (waiting, at) = waits(&place, &repository).await;
+    let its = at.rsplit(':').next().expect("a port").to_owned();
+    assert!(
+        open_doors().contains(&format!(". {its} ")),
+        "{}",
+        open_doors()
+    );
+
+    let knocking = Repository::create(place.dir(), "knocks");
+    place
+        .rest
+        .add_repository(&knocking.url)
+        .await
+        .expect("added");
+    knocking.write("ask.sh", KNOCK);
+    knocking.write("key", "k");
+    knocking.write("at", &at);
+    knocking.write(
+        ".slipway.yml",
+        &asking("    remote_cache: true\n", "echo done"),
+    );
+    let commit = knocking.push("knocks");
+    let log = passed(&place, &knocking.url, &commit).await;
+    assert!(
+        says(&log, "theirs 401") && says(&log, "mine 404"),
+        "{log:#?}"
+    );
+
+    // The agent dies, and its next life comes back to the stage and to its door.
+    place.agent(0).kill();
+    place.start_agent("a").await;
+    let work = place.dir().join("a/work");
+    let folder = std::fs::read_dir(work).expect("readable").flatten().next();
+    std::fs::write(folder.expect("a workspace").path().join("go"), "").expect("written");
+    let end = place
+        .rest
+        .build_ended(&waiting, LIMIT)
+        .await
+        .expect("ended");
+    let log = log_of(&place, &waiting).await.expect("readable");
+    assert_eq!(end["status"], "passed", "{end:#}\n{log:#?}");
+    assert!(says(&log, "late 200") && says(&log, "kept"), "{log:#?}");
+    assert!(says(&log, &format!("at {at} ***")), "{log:#?}");
+    assert!(
+        !open_doors().contains(&format!(". {its} ")),
+        "{}",
+        open_doors()
+    );
+    let log = passed(&place, &knocking.url, &commit).await;
+    assert!(says(&log, "theirs 000"), "it is closed: {log:#?}");
+
+    repository.write("ask.sh", KNOCK);
+    repository.write("at", &at);
+    let log = passed(&place, &url, &repository.push("looks")).await;
+    assert!(says(&log, "mine 200"), "it was kept: {log:#?}");
+    drop(own);
 }
