@@ -22,7 +22,7 @@ if [ -n "$wanted" ]; then
     done
 fi
 have turbo || { say 'installing turbo'; npm install --global --no-fund --no-audit turbo@2 </dev/null >>"$log" 2>&1 || true; }
-have nx || { say 'installing nx'; npm install --global --no-fund --no-audit nx@22 </dev/null >>"$log" 2>&1 || true; }
+have nx || { say 'installing nx'; npm install --global --no-fund --no-audit nx@24 </dev/null >>"$log" 2>&1 || true; }
 have sccache || {
     say 'installing sccache (from source: takes minutes)'
     cargo install --quiet --locked --no-default-features --features webdav --root /usr/local sccache </dev/null >>"$log" 2>&1 || true
