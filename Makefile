@@ -9,7 +9,7 @@ setup: ## installs what the tests and the demo need, or names what is missing
 	@sh tests/setup.sh
 
 demo: ## the main job on this machine: push, build, deploy, switch, roll back (DEMO_EXIT=1 ends by itself; DEMO=canary shows a canary and its gate)
-	@sh tests/setup.sh >/dev/null
+	@SLIPWAY_IMAGES=toolchain sh tests/setup.sh >/dev/null
 	cargo build --quiet -p slipway-cli -p slipway-tests --bins
 	@./target/debug/slipway-demo $(DEMO)
 

@@ -2,7 +2,7 @@
 # Makes the local base images of the tests and the demo when they are missing, without pulling
 # anything: `slipway-busybox:1` (a static busybox), `slipway-toolchain:1` (a small Debian with Python, its
 # test tools, git and curl) and `slipway-compiler:1` (one with gcc and ccache). `images.sh busybox` makes
-# only the first.
+# only the first, `images.sh toolchain` the first two.
 set -eu
 
 PATH=$PATH:/usr/sbin:/sbin
@@ -71,4 +71,5 @@ make_debian() {
 make_busybox
 [ "$what" = busybox ] && exit 0
 make_debian slipway-toolchain:1 "$toolchain"
+[ "$what" = toolchain ] && exit 0
 make_debian slipway-compiler:1 gcc,libc6-dev,ccache

@@ -126,7 +126,7 @@ available=''
 add() { available="${available:+$available,}$1"; }
 
 if start_docker; then
-    if "$here/images.sh" >&2; then
+    if "$here/images.sh" "${SLIPWAY_IMAGES:-all}" >&2; then
         add docker
     else
         say "the local base images could not be made: tests with containers are skipped"

@@ -454,11 +454,8 @@ impl Link {
         if acceptance == v1::Acceptance::Invalid {
             tracing::error!(stage = %key.stage, detail = ack.detail, "a result was refused");
         }
-        if let Some(result) = state.results.remove(&key) {
-            use v1::Acceptance::{Accepted, AlreadyAccepted};
-            let taken = matches!(acceptance, Accepted | AlreadyAccepted);
-            let passed = result.ending() == v1::Ending::Exited && result.exit_code == 0;
-            self.forget(state, &key, taken && passed);
+        if state.results.remove(&key).is_some() {
+            self.forget(state, &key, ack.passed);
         }
     }
 

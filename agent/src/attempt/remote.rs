@@ -92,7 +92,7 @@ pub(super) async fn close(shared: &Shared, attempt: &Attempt, passed: bool, log:
     );
     if closed.entries > 0 {
         let bytes = size(closed.bytes);
-        let fate = if passed { "kept" } else { "thrown away" };
+        let fate = if passed { "to keep" } else { "thrown away" };
         line.push_str(&format!(
             ", {} new entries ({bytes}) {fate}",
             closed.entries

@@ -33,6 +33,7 @@ pub async fn accept_result(
         attempt: name.clone(),
         acceptance: acceptance.into(),
         detail,
+        passed: false,
     };
     let key = match AttemptKey::try_from(result.attempt.clone()) {
         Ok(key) => key,
@@ -64,6 +65,11 @@ pub async fn accept_result(
         return Ok(ack(v1::Acceptance::Invalid, String::new()));
     };
     // What the rule refuses is answered without a write; what it allows, the statement judges again.
+    let passed = ended.state == StageState::Succeeded;
+    let taken = |acceptance: v1::Acceptance| v1::ResultAck {
+        passed,
+        ..ack(acceptance, String::new())
+    };
     let refused = record(&row).map(|record| {
         record.judge(&fence::Report {
             attempt: key.attempt,
@@ -74,7 +80,7 @@ pub async fn accept_result(
     });
     match refused {
         Some(Judgement::AlreadyAccepted) => {
-            return Ok(ack(v1::Acceptance::AlreadyAccepted, String::new()));
+            return Ok(taken(v1::Acceptance::AlreadyAccepted));
         }
         Some(Judgement::Stale) => return Ok(ack(v1::Acceptance::StaleAttempt, String::new())),
         Some(Judgement::Accepted(_)) | None => {}
@@ -93,8 +99,8 @@ pub async fn accept_result(
         Acceptance::Accepted(StageState::Cancelled | StageState::Superseded) => {
             ack(v1::Acceptance::Cancelled, String::new())
         }
-        Acceptance::Accepted(_) => ack(v1::Acceptance::Accepted, String::new()),
-        Acceptance::AlreadyAccepted => ack(v1::Acceptance::AlreadyAccepted, String::new()),
+        Acceptance::Accepted(_) => taken(v1::Acceptance::Accepted),
+        Acceptance::AlreadyAccepted => taken(v1::Acceptance::AlreadyAccepted),
         Acceptance::Stale => ack(v1::Acceptance::StaleAttempt, String::new()),
     })
 }
