@@ -246,6 +246,8 @@ async fn hostile_a_door_is_for_its_attempt_alone_and_goes_with_it_also_when_its_
     let port = own.local_addr().expect("an address").port();
     repository.write("port", &port.to_string());
     let (waiting, at) = waits(&place, &repository).await;
+    // Idle, so that a busy machine keeps no second stage waiting.
+    place.start_agent("b").await;
     let its = at.rsplit(':').next().expect("a port").to_owned();
     assert!(
         open_doors().contains(&format!(". {its} ")),
