@@ -1,15 +1,15 @@
 # The front door. A recipe that grows becomes Rust.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test nemesis lint sim bench
+.PHONY: help setup demo test nemesis cache-clients lint sim bench
 
 help: ## what there is
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 setup: ## installs what the tests and the demo need, or names what is missing
 	@sh tests/setup.sh
 
 demo: ## the main job on this machine: push, build, deploy, switch, roll back (DEMO_EXIT=1 ends by itself; DEMO=canary shows a canary and its gate)
-	@sh tests/setup.sh >/dev/null
+	@SLIPWAY_IMAGES=toolchain sh tests/setup.sh >/dev/null
 	cargo build --quiet -p slipway-cli -p slipway-tests --bins
 	@./target/debug/slipway-demo $(DEMO)
 
@@ -21,6 +21,10 @@ nemesis: ## N builds while processes are killed, frozen and cut off (N=200; SEED
 	@sh tests/setup.sh >/dev/null
 	cargo build --quiet -p slipway-tests --bins
 	@./target/debug/slipway-nemesis $(or $(N),200) $(SEED)
+
+cache-clients: ## installs the build tools that nobody here wrote, and drives each against the cache: miss, put, hit
+	@sh tests/clients/install.sh
+	cargo test -p slipway-tests --test clients -- --include-ignored --test-threads 1
 
 sim: ## the seeded simulation: make sim SEEDS=200
 	SIM_SEEDS=$(or $(SEEDS),200) cargo test --release -p slipway-tests --test sim

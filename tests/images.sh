@@ -1,7 +1,8 @@
 #!/bin/sh
 # Makes the local base images of the tests and the demo when they are missing, without pulling
-# anything: `slipway-busybox:1` (a static busybox) and `slipway-toolchain:1` (a small Debian with
-# Python, its test tools, git and curl). `images.sh busybox` makes only the first.
+# anything: `slipway-busybox:1` (a static busybox), `slipway-toolchain:1` (a small Debian with Python, its
+# test tools, git and curl) and `slipway-compiler:1` (one with gcc and ccache). `images.sh busybox` makes
+# only the first, `images.sh toolchain` the first two.
 set -eu
 
 PATH=$PATH:/usr/sbin:/sbin
@@ -35,7 +36,7 @@ make_busybox() {
         docker import -c 'CMD ["/bin/sh"]' -c 'ENV PATH=/bin:/usr/bin' - slipway-busybox:1 >/dev/null
 }
 
-packages=python3,python3-pytest,python3-pytest-cov,python3-coverage,python3-flake8,curl,git,ca-certificates
+toolchain=python3,python3-pytest,python3-pytest-cov,python3-coverage,python3-flake8,curl,git,ca-certificates
 
 mirror() {
     cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null |
@@ -43,27 +44,32 @@ mirror() {
         head -n 1
 }
 
-make_toolchain() {
-    there slipway-toolchain:1 && return 0
-    [ "$(id -u)" = 0 ] || { say "slipway-toolchain:1 can only be made by root"; return 1; }
+# make_debian <image> <packages>
+make_debian() {
+    there "$1" && return 0
+    [ "$(id -u)" = 0 ] || { say "$1 can only be made by root"; return 1; }
     from=$(mirror)
     [ -n "$from" ] || { say "this machine has no Debian package source"; return 1; }
     codename=$(. /etc/os-release && printf '%s' "${VERSION_CODENAME:-bookworm}")
-    say "making slipway-toolchain:1 ($codename; takes a minute)"
+    say "making $1 ($codename; takes a minute)"
+    rm -rf "$work/debian" "$work/debian.tar"
     if command -v mmdebstrap >/dev/null; then
-        mmdebstrap --quiet --variant=apt --include="$packages" \
+        mmdebstrap --quiet --variant=apt --include="$2" \
             --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
             --dpkgopt='path-exclude=/usr/share/locale/*' \
-            "$codename" "$work/toolchain.tar" "deb $from $codename main" </dev/null >&2
+            "$codename" "$work/debian.tar" "deb $from $codename main" </dev/null >&2
     else
-        debootstrap --variant=minbase --include="$packages" "$codename" "$work/toolchain" "$from" \
+        debootstrap --variant=minbase --include="$2" "$codename" "$work/debian" "$from" \
             </dev/null >"$work/debootstrap.log" 2>&1 || { tail -n 5 "$work/debootstrap.log" >&2; return 1; }
-        rm -rf "$work/toolchain/var/cache/apt/archives" "$work/toolchain/usr/share/man"
-        tar -C "$work/toolchain" --numeric-owner -cf "$work/toolchain.tar" .
+        rm -rf "$work/debian/var/cache/apt/archives" "$work/debian/usr/share/man"
+        tar -C "$work/debian" --numeric-owner -cf "$work/debian.tar" .
     fi
     docker import -c 'CMD ["/bin/sh"]' -c 'ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8' \
-        "$work/toolchain.tar" slipway-toolchain:1 >/dev/null
+        "$work/debian.tar" "$1" >/dev/null
 }
 
 make_busybox
-[ "$what" = busybox ] || make_toolchain
+[ "$what" = busybox ] && exit 0
+make_debian slipway-toolchain:1 "$toolchain"
+[ "$what" = toolchain ] && exit 0
+make_debian slipway-compiler:1 gcc,libc6-dev,ccache

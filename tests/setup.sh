@@ -57,6 +57,8 @@ install_missing() {
     have curl || wanted="$wanted curl"
     have busybox || wanted="$wanted busybox-static"
     have nft || wanted="$wanted nftables"
+    have ccache || wanted="$wanted ccache"
+    have gcc || wanted="$wanted gcc libc6-dev"
     have docker-registry || wanted="$wanted docker-registry"
     have prometheus || wanted="$wanted prometheus"
     have mmdebstrap || have debootstrap || wanted="$wanted mmdebstrap debootstrap"
@@ -125,7 +127,7 @@ available=''
 add() { available="${available:+$available,}$1"; }
 
 if start_docker; then
-    if "$here/images.sh" >&2; then
+    if "$here/images.sh" "${SLIPWAY_IMAGES:-all}" >&2; then
         add docker
     else
         say "the local base images could not be made: tests with containers are skipped"

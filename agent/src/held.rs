@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,8 @@ use slipway_core::digest::Digest;
 use slipway_core::time::Timestamp;
 use slipway_proto::convert::AttemptKey;
 use slipway_proto::v1;
+
+use crate::sandbox::doors::Gateway;
 
 /// What can go wrong with the held files.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +30,15 @@ pub struct Kept {
     pub assign: v1::Assign,
     /// How it ended, when it did.
     pub result: Option<v1::Result>,
+}
+
+/// The door that an attempt's tools have in the cache daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Door {
+    /// The network that it is open for.
+    pub gateway: Gateway,
+    /// Where it is.
+    pub at: SocketAddr,
 }
 
 /// The folder of held attempts.
@@ -114,9 +126,31 @@ impl Held {
         text.parse().ok().map(Timestamp::from_millis)
     }
 
+    /// Keeps where its tools' door is, for whoever closes it.
+    ///
+    /// # Errors
+    /// When it is not durable.
+    pub fn save_door(&self, key: &AttemptKey, door: &Door) -> Result<(), HeldError> {
+        let text = format!("{} {}", door.gateway.interface, door.at);
+        self.write(&self.path(key, "door"), text.as_bytes())
+    }
+
+    /// Where its tools' door is, when it has one.
+    #[must_use]
+    pub fn door(&self, key: &AttemptKey) -> Option<Door> {
+        let text = fs::read_to_string(self.path(key, "door")).ok()?;
+        let (interface, at) = text.split_once(' ')?;
+        let at: SocketAddr = at.parse().ok()?;
+        let gateway = Gateway {
+            address: at.ip(),
+            interface: interface.to_owned(),
+        };
+        Some(Door { gateway, at })
+    }
+
     /// Lets an attempt go.
     pub fn remove(&self, key: &AttemptKey) {
-        for kind in ["assign", "base", "started", "result"] {
+        for kind in ["assign", "base", "started", "door", "result"] {
             // What stays behind is judged, and killed, by the next hello.
             let _best_effort = fs::remove_file(self.path(key, kind));
         }
@@ -195,7 +229,16 @@ mod tests {
         };
         held.save_result(&key, &result).unwrap();
         assert_eq!(held.all().unwrap()[0].result, Some(result));
+        let door = Door {
+            gateway: Gateway {
+                address: "172.18.0.1".parse().unwrap(),
+                interface: "ci-stages".to_owned(),
+            },
+            at: "172.18.0.1:4000".parse().unwrap(),
+        };
+        held.save_door(&key, &door).unwrap();
+        assert_eq!(held.door(&key), Some(door));
         held.remove(&key);
-        assert!(held.all().unwrap().is_empty());
+        assert!(held.all().unwrap().is_empty() && held.door(&key).is_none());
     }
 }

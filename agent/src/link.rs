@@ -349,7 +349,7 @@ impl Link {
             }
             v1::Verdict::Kill | v1::Verdict::Unspecified => {
                 if state.results.remove(&key).is_some() {
-                    self.forget(state, &key);
+                    self.forget(state, &key, false);
                 } else {
                     self.stop(state, &key, Stop::Fenced);
                 }
@@ -441,7 +441,7 @@ impl Link {
             Some(result) => {
                 state.results.insert(key.clone(), result);
             }
-            None => self.forget(state, &key),
+            None => self.forget(state, &key, false),
         }
         clean_up(&self.shared, state.busy.subscribe(), key);
     }
@@ -455,11 +455,18 @@ impl Link {
             tracing::error!(stage = %key.stage, detail = ack.detail, "a result was refused");
         }
         if state.results.remove(&key).is_some() {
-            self.forget(state, &key);
+            self.forget(state, &key, ack.passed);
         }
     }
 
-    fn forget(&self, state: &mut State, key: &AttemptKey) {
+    /// `keep`: what its tools left in the cache is worth something.
+    fn forget(&self, state: &mut State, key: &AttemptKey, keep: bool) {
+        if self.shared.held.door(key).is_some() {
+            let (shared, key) = (Arc::clone(&self.shared), key.clone());
+            self.shared.shutdown.spawn("settle door", async move {
+                attempt::settle_door(&shared, &key, keep).await;
+            });
+        }
         state
             .holder
             .handle(self.shared.clock.ticks(), Event::Released(name(key)));

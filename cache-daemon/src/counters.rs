@@ -24,6 +24,12 @@ pub struct Counters {
     pub served_bytes: Counter,
     /// Layers that no other daemon gave in time.
     pub faults: Counter,
+    /// Entries that tools of stages asked for and got.
+    pub foreign_hits: Counter,
+    /// Entries that tools of stages asked for and did not get.
+    pub foreign_misses: Counter,
+    /// Entries that tools of stages left.
+    pub foreign_puts: Counter,
 }
 
 impl Counters {
@@ -51,6 +57,21 @@ impl Counters {
                 &self.faults,
             ),
             ("full", "Requests refused for want of room", &self.full),
+            (
+                "foreign_hits",
+                "Entries that tools of stages got",
+                &self.foreign_hits,
+            ),
+            (
+                "foreign_misses",
+                "Entries that tools of stages asked for in vain",
+                &self.foreign_misses,
+            ),
+            (
+                "foreign_puts",
+                "Entries that tools of stages left",
+                &self.foreign_puts,
+            ),
         ];
         for (name, help, counter) in all {
             let name = format!("slipway_cache_{name}");

@@ -18,6 +18,9 @@ const SCRUB_BYTES: u64 = 50 << 20;
 /// Between the end of one scrub and the next.
 const SCRUB_EVERY: Duration = Duration::from_secs(24 * 3_600);
 
+/// Looking through the entries of other tools reads the folders of all of them.
+const FOREIGN_EVERY: Duration = Duration::from_secs(3_600);
+
 /// Starts all of them.
 pub(crate) fn start(store: &Arc<Store>, shutdown: &Shutdown) {
     let parts = (Arc::clone(store), shutdown.clone());
@@ -26,6 +29,8 @@ pub(crate) fn start(store: &Arc<Store>, shutdown: &Shutdown) {
     shutdown.spawn("checkpoints", checkpoints(parts.0, parts.1));
     let parts = (Arc::clone(store), shutdown.clone());
     shutdown.spawn("scrub", scrub(parts.0, parts.1));
+    let parts = (Arc::clone(store), shutdown.clone());
+    shutdown.spawn("entries of other tools", foreign(parts.0, parts.1));
 }
 
 /// A thread that may block; a panic inside is in the log already.
@@ -85,6 +90,18 @@ async fn scrub(store: Arc<Store>, shutdown: Shutdown) {
         }
         if !slept(&shutdown, SCRUB_EVERY).await {
             return;
+        }
+    }
+}
+
+/// Removes entries of other tools that nobody asks for.
+async fn foreign(store: Arc<Store>, shutdown: Shutdown) {
+    let mut waited = Duration::ZERO;
+    while slept(&shutdown, EVICTION_EVERY).await {
+        waited += EVICTION_EVERY;
+        if waited >= FOREIGN_EVERY || store.foreign_is_crowded() {
+            waited = Duration::ZERO;
+            blocking(&store, Store::sweep_foreign).await;
         }
     }
 }

@@ -22,6 +22,7 @@ mod nemesis;
 mod own_gates;
 mod place;
 mod power;
+mod remote;
 mod rollout;
 mod stalled;
 mod stories;

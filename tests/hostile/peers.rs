@@ -18,7 +18,11 @@ use tonic::{Code, Request};
 use tonic_prost::ProstCodec;
 
 /// These listen on sockets in the file system, which say who may connect.
-const LOCAL: [&str; 2] = ["slipway.v1.Cache", "slipway.v1.Router"];
+const LOCAL: [&str; 3] = [
+    "slipway.v1.Cache",
+    "slipway.v1.CacheDoors",
+    "slipway.v1.Router",
+];
 /// Answered by the coordinator.
 const COORDINATOR: &str = "slipway.v1.Rollouts";
 

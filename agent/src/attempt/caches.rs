@@ -102,7 +102,7 @@ async fn one(
             } else {
                 format!("begins with `{found}`")
             };
-            told.push(format!("{what}, {}", size(files, bytes)));
+            told.push(format!("{what}, {}", sizes(files, bytes)));
             let (from, to) = (beside.clone(), shared.workspace(&attempt.key));
             let paths = paths.to_vec();
             let moved = tokio::task::spawn_blocking(move || move_all(&from, &to, &paths)).await;
@@ -148,7 +148,7 @@ pub(super) async fn save(
                     say(log, &format!("cache `{}`: {note}", spec.key)).await;
                 }
                 let what = match (done.saved, done.files) {
-                    (true, files) => format!("saved, {}", size(files, done.bytes)),
+                    (true, files) => format!("saved, {}", sizes(files, done.bytes)),
                     // It is there, as the stage began with it or as another one left it meanwhile.
                     (false, 0) => continue,
                     (false, _) => "not saved, another stage was first".to_owned(),
@@ -162,7 +162,7 @@ pub(super) async fn save(
     }
 }
 
-async fn say(log: &mut LogWriter, line: &str) {
+pub(super) async fn say(log: &mut LogWriter, line: &str) {
     let line: String = line
         .chars()
         .take(SHOWN_MAX)
@@ -171,14 +171,17 @@ async fn say(log: &mut LogWriter, line: &str) {
     let _spool_is_full = log.say(&line).await;
 }
 
-fn size(files: u64, bytes: u64) -> String {
-    let bytes = match bytes {
+pub(super) fn size(bytes: u64) -> String {
+    match bytes {
         0..1_024 => format!("{bytes} B"),
         1_024..1_048_576 => format!("{} KiB", bytes >> 10),
         _ => format!("{} MiB", bytes >> 20),
-    };
+    }
+}
+
+fn sizes(files: u64, bytes: u64) -> String {
     let s = if files == 1 { "" } else { "s" };
-    format!("{files} file{s}, {bytes}")
+    format!("{files} file{s}, {}", size(bytes))
 }
 
 /// Moves each path from one folder of ours into another, and says which stay away.
@@ -281,8 +284,8 @@ mod tests {
 
     #[test]
     fn sizes_are_written_for_people() {
-        assert_eq!(size(1, 1_000), "1 file, 1000 B");
-        assert_eq!(size(2, 5_000), "2 files, 4 KiB");
-        assert_eq!(size(0, 3 << 30), "0 files, 3072 MiB");
+        assert_eq!(sizes(1, 1_000), "1 file, 1000 B");
+        assert_eq!(sizes(2, 5_000), "2 files, 4 KiB");
+        assert_eq!(sizes(0, 3 << 30), "0 files, 3072 MiB");
     }
 }

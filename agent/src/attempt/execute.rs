@@ -9,7 +9,7 @@ use slipway_proto::v1;
 use slipway_proto::v1::agent_message::Message;
 
 use super::output::{Output, Rest};
-use super::{Attempt, Ending, Shared, Stop, collect, prepare, quota, script};
+use super::{Attempt, Ending, Shared, Stop, collect, prepare, quota, remote, script};
 use crate::log_stream::LogWriter;
 use crate::sandbox::{Ended, EngineWas, SandboxError, StageRun};
 
@@ -94,7 +94,8 @@ async fn begin(
     let workspace = prepared.0?;
     prepared.1.map_err(|e| lost(&e))?;
     shared.progress(&attempt.key, v1::Phase::Creating);
-    let run = stage_run(shared, attempt)?;
+    let mut run = stage_run(shared, attempt)?;
+    remote::open(shared, attempt, &mut run, log).await;
     if let Some(base) = &workspace.base {
         let kept = shared.held.save_base(&attempt.key, base);
         kept.map_err(|error| Ending::aborted("disk_full", error))?;

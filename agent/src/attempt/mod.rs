@@ -12,6 +12,7 @@ mod image;
 mod output;
 mod prepare;
 mod quota;
+mod remote;
 mod script;
 
 use std::collections::BTreeMap;
@@ -132,7 +133,9 @@ pub(crate) async fn run(
     mut attempt: Attempt,
     adopted: bool,
 ) -> Option<v1::Result> {
-    let patterns = match Patterns::new(attempt.assign.secrets.values().map(String::as_str)) {
+    let token = remote::token(&attempt);
+    let secrets = attempt.assign.secrets.values().chain(&token);
+    let patterns = match Patterns::new(secrets.map(String::as_str)) {
         Ok(patterns) => Arc::new(patterns),
         Err(error) => {
             let ending = Ending::limit("secrets", error);
@@ -161,6 +164,7 @@ pub(crate) async fn run(
         execute::run(shared, &mut attempt, adopted, &mut log, &mut result).await
     };
     let ending = outcome.unwrap_or_else(|ending| ending);
+    remote::close(shared, &attempt, ending.is_success(), &mut log).await;
     if matches!(*attempt.stop.borrow(), Some(Stop::Fenced)) {
         return None;
     }
@@ -194,6 +198,7 @@ fn message(attempt: &Attempt, ending: &Ending, mut result: v1::Result) -> v1::Re
 }
 
 pub(crate) use prepare::remove as remove_folder;
+pub(crate) use remote::settle as settle_door;
 
 /// Removes the workspace of an attempt; what it was laid out from may leave the cache.
 pub(crate) async fn remove_workspace(shared: &Shared, key: &AttemptKey) {

@@ -28,7 +28,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 const ALLOWED_MAX: usize = 1_000;
 /// Bits of a packet's mark that say "opened": set in one table, read in the other. A container cannot set
 /// them, because a mark does not leave its network namespace. Orchestrators use other bits.
-const OPENED: &str = "0x00510000";
+pub(super) const OPENED: &str = "0x00510000";
 /// Characters of a digest that tell one set of openings from another; Linux takes 15 in an interface's
 /// name, most of which tell stages apart.
 const UNIQUE: usize = 4;
@@ -171,30 +171,35 @@ impl DenyList {
     /// # Errors
     /// When this host or this user cannot: then stages reach what this host reaches.
     pub(crate) async fn enforce(&self) -> anyhow::Result<()> {
-        let mut filter = tokio::process::Command::new("nft")
-            .args(["-f", "-"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .context("the program `nft` cannot be started (package nftables)")?;
-        let mut input = filter.stdin.take().context("no way to its input")?;
-        let run = async {
-            input.write_all(self.ruleset().as_bytes()).await?;
-            drop(input);
-            filter.wait_with_output().await
-        };
-        let ended = tokio::time::timeout(LIMIT, run).await;
-        let out = ended.context("`nft` does not end")??;
-        let said = String::from_utf8_lossy(&out.stderr);
-        ensure!(
-            out.status.success(),
-            "`nft` refuses the rules ({}); it takes root, or CAP_NET_ADMIN",
-            said.lines().next().unwrap_or("no reason given")
-        );
-        Ok(())
+        apply(&self.ruleset()).await
     }
+}
+
+/// Has the packet filter do all of this, or nothing.
+pub(super) async fn apply(rules: &str) -> anyhow::Result<()> {
+    let mut filter = tokio::process::Command::new("nft")
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .context("the program `nft` cannot be started (package nftables)")?;
+    let mut input = filter.stdin.take().context("no way to its input")?;
+    let run = async {
+        input.write_all(rules.as_bytes()).await?;
+        drop(input);
+        filter.wait_with_output().await
+    };
+    let ended = tokio::time::timeout(LIMIT, run).await;
+    let out = ended.context("`nft` does not end")??;
+    let said = String::from_utf8_lossy(&out.stderr);
+    ensure!(
+        out.status.success(),
+        "`nft` refuses the rules ({}); it takes root, or CAP_NET_ADMIN",
+        said.lines().next().unwrap_or("no reason given")
+    );
+    Ok(())
 }
 
 fn rule(rules: &mut String, address: IpAddr, what: &str) {

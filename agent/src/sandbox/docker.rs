@@ -6,6 +6,7 @@ mod outage;
 mod services;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use tokio::sync::{OnceCell, mpsc};
 pub use networks::SHARED;
 
 use super::deny_list::Opening;
+use super::doors::{self, Gateway};
 use super::profile::{Confinement, confine};
 use super::{Ended, EngineSaid, ImageMade, ImageRun, Sandbox, SandboxError, StageRun};
 
@@ -315,6 +317,18 @@ impl Sandbox for DockerSandbox {
         };
         let id = self.engine.create_container(&spec).await.map_err(failed)?;
         self.check_confined(&id, &spec).await
+    }
+
+    async fn gateway(&self, run: &StageRun) -> Result<Option<Gateway>, SandboxError> {
+        self.gateway_of(run).await
+    }
+
+    async fn let_in(&self, gateway: &Gateway, at: SocketAddr) -> anyhow::Result<()> {
+        doors::let_in(gateway, at).await
+    }
+
+    async fn keep_out(&self, gateway: &Gateway, at: SocketAddr) -> anyhow::Result<()> {
+        doors::keep_out(gateway, at).await
     }
 
     async fn start(&self, key: &AttemptKey) -> Result<(), SandboxError> {

@@ -5,10 +5,12 @@
 
 pub(crate) mod deny_list;
 pub mod docker;
+pub mod doors;
 pub mod fake;
 pub mod profile;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -18,6 +20,8 @@ use futures::stream::BoxStream;
 use slipway_core::pipeline::{Sandbox as Profile, ServiceSpec};
 use slipway_proto::convert::AttemptKey;
 use tokio::sync::mpsc;
+
+use doors::Gateway;
 
 /// What a sandbox cannot do.
 #[derive(Debug, thiserror::Error)]
@@ -178,6 +182,18 @@ pub trait Sandbox: Send + Sync {
     async fn ensure_image(&self, image: &str) -> Result<(), SandboxError>;
     /// Creates everything for a stage; nothing of the stage is executed yet.
     async fn create(&self, run: &StageRun) -> Result<(), SandboxError>;
+    /// This host's end of the network that the stage will be on; `None` = it has none.
+    async fn gateway(&self, _: &StageRun) -> Result<Option<Gateway>, SandboxError> {
+        Ok(None)
+    }
+    /// Lets stages of that network reach this address of the host.
+    async fn let_in(&self, _: &Gateway, _: SocketAddr) -> anyhow::Result<()> {
+        Ok(())
+    }
+    /// Denies it again.
+    async fn keep_out(&self, _: &Gateway, _: SocketAddr) -> anyhow::Result<()> {
+        Ok(())
+    }
     /// Executes.
     async fn start(&self, key: &AttemptKey) -> Result<(), SandboxError>;
     /// Everything printed since the beginning, then what comes; ends with the container.

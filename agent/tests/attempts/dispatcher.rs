@@ -168,6 +168,7 @@ impl FakeDispatcher {
                     attempt: result.attempt.clone(),
                     acceptance: v1::Acceptance::Accepted.into(),
                     detail: String::new(),
+                    passed: result.exit_code == 0,
                 };
                 self.tell(Told::ResultAck(ack)).await;
             }

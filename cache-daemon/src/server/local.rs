@@ -8,6 +8,7 @@ use std::time::Duration;
 use slipway_core::cache::keyed::Wanted as Keys;
 use slipway_core::digest::Digest;
 use slipway_daemon::Shutdown;
+use slipway_proto::v1::cache_doors_server::CacheDoorsServer;
 use slipway_proto::v1::cache_server::{Cache, CacheServer};
 use slipway_proto::v1::{
     BlobChunk, CaptureLayerRequest, CaptureLayerResponse, CaptureTreeRequest, CaptureTreeResponse,
@@ -23,7 +24,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::blobs::BlobError;
 use crate::peers;
-use crate::server::keyed as asked;
+use crate::server::foreign::{Doors, Limits};
+use crate::server::{doors::Asked, keyed as asked};
 use crate::store::{Keep, Wanted};
 use crate::{Store, StoreError};
 
@@ -50,12 +52,22 @@ pub(crate) async fn serve(
     peers: peers::Known,
     shutdown: &Shutdown,
 ) -> Result<(), tonic::transport::Error> {
-    let door = CacheServer::new(Local { store, peers })
+    let doors = Doors::new(Arc::clone(&store), Limits::default(), shutdown.clone());
+    let doors = Arc::new(doors);
+    shutdown.spawn("doors of attempts", Arc::clone(&doors).watch());
+    let opening = CacheDoorsServer::new(Asked(Arc::clone(&doors)));
+    let local = Local {
+        store,
+        peers,
+        doors,
+    };
+    let door = CacheServer::new(local)
         .max_decoding_message_size(DECODE_MAX)
         .max_encoding_message_size(DECODE_MAX);
     tonic::transport::Server::builder()
         .max_concurrent_streams(STREAMS_MAX)
         .add_service(door)
+        .add_service(opening)
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown.cancelled())
         .await
 }
@@ -63,6 +75,7 @@ pub(crate) async fn serve(
 struct Local {
     store: Arc<Store>,
     peers: peers::Known,
+    doors: Arc<Doors>,
 }
 
 fn digest(field: &'static str, text: &str) -> Result<Digest, Status> {
@@ -371,6 +384,7 @@ impl Cache for Local {
     ) -> Result<Response<RenewPinsResponse>, Status> {
         let mut attempts = request.into_inner().attempts;
         attempts.truncate(RENEW_MAX);
+        self.doors.renew(&attempts);
         self.blocking(move |store| {
             store.renew(&attempts);
             Ok(())

@@ -1,5 +1,7 @@
-//! The doors of the daemon. `local` is the agent's.
+//! The doors of the daemon. `local` and `doors` are the agent's, `foreign` is for build tools of stages.
 
+mod doors;
+mod foreign;
 mod keyed;
 mod local;
 

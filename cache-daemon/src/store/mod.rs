@@ -1,5 +1,6 @@
 //! Blobs, their index, and what is known about laid-out workspaces, as one thing.
 
+mod foreign;
 mod keyed;
 mod packs;
 mod upkeep;
@@ -7,7 +8,7 @@ mod upkeep;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use slipway_core::cache::eviction::Kind;
@@ -19,6 +20,7 @@ use crate::blobs::pins::{self, Held, Pins};
 use crate::blobs::{self, Batch, BlobError, CaptureError, Disk, Durable, Known, Restored};
 use crate::counters::Counters;
 
+pub(crate) use foreign::Entry as ForeignEntry;
 pub use keyed::{Hit, Keep, Saved};
 use upkeep::Sweeps;
 pub use upkeep::{Checked, Stats};
@@ -95,6 +97,8 @@ pub struct Store {
     pub(crate) disk: Disk,
     pins: Pins,
     keyed: keyed::Table,
+    /// Entries of other tools since they were last looked through.
+    foreign_new: AtomicUsize,
     clock: Clock,
     counters: Counters,
     workspaces: Mutex<Vec<(PathBuf, Known)>>,
@@ -107,7 +111,7 @@ pub struct Store {
     pack_ids: Mutex<BTreeMap<Digest, Digest>>,
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -118,6 +122,7 @@ impl Store {
         Self {
             pins: Pins::new(disk.root()),
             keyed: keyed::Table::open(disk.root()),
+            foreign_new: AtomicUsize::new(0),
             disk,
             clock,
             counters: Counters::default(),
@@ -133,6 +138,10 @@ impl Store {
     #[must_use]
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     fn commit(&self, batch: Batch<'_>, durable: Durable) -> Result<u64, StoreError> {

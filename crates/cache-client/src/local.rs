@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use slipway_core::digest::Digest;
 use slipway_proto::v1::cache_client::CacheClient;
+use slipway_proto::v1::cache_doors_client::CacheDoorsClient;
 use slipway_proto::v1::{
     BlobChunk, Capability, CaptureLayerRequest, CaptureTreeRequest, CheckRequest, CheckResponse,
     GetBlobRequest, HasRequest, HoldingsRequest, HoldingsResponse, LayerSource, ReleaseRequest,
@@ -19,7 +20,7 @@ const LONG: Duration = Duration::from_secs(600);
 /// For hashing everything that is there.
 const CHECK: Duration = Duration::from_secs(6 * 3_600);
 /// For everything else.
-const SHORT: Duration = Duration::from_secs(30);
+pub(crate) const SHORT: Duration = Duration::from_secs(30);
 /// Bytes of one piece of a blob on the wire.
 const PIECE: usize = 256 * 1024;
 
@@ -90,13 +91,14 @@ pub struct CapturedLayer {
 #[derive(Clone)]
 pub struct LocalCache {
     client: CacheClient<Channel>,
+    pub(crate) doors: CacheDoorsClient<Channel>,
 }
 
 fn parse(text: &str) -> Result<Digest, CacheError> {
     text.parse().map_err(|_| CacheError::Nonsense)
 }
 
-fn with_limit<T>(message: T, limit: Duration) -> tonic::Request<T> {
+pub(crate) fn with_limit<T>(message: T, limit: Duration) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     request.set_timeout(limit);
     request
@@ -111,8 +113,10 @@ impl LocalCache {
         let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display()))
             .map_err(CacheError::Address)?
             .connect_timeout(SHORT);
+        let channel = endpoint.connect_lazy();
         Ok(Self {
-            client: CacheClient::new(endpoint.connect_lazy()),
+            client: CacheClient::new(channel.clone()),
+            doors: CacheDoorsClient::new(channel),
         })
     }
 

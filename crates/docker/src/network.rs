@@ -1,10 +1,12 @@
 //! Networks and volumes.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 
 use bollard::models::{NetworkCreateRequest, VolumeCreateRequest};
 use bollard::query_parameters::{
-    ListNetworksOptionsBuilder, ListVolumesOptionsBuilder, RemoveVolumeOptions,
+    InspectNetworkOptions, ListNetworksOptionsBuilder, ListVolumesOptionsBuilder,
+    RemoveVolumeOptions,
 };
 
 use crate::container::label_filter;
@@ -63,6 +65,27 @@ impl Engine {
             Err(DockerError::NotFound(_)) => Ok(()),
             other => other,
         }
+    }
+
+    /// This host's IPv4 address on a network, where it has one; without one, its IPv6 address.
+    ///
+    /// # Errors
+    /// `NotFound`, or when the engine does not answer.
+    pub async fn network_gateway(&self, name: &str) -> Result<Option<IpAddr>, DockerError> {
+        let asking = self
+            .docker
+            .inspect_network(name, None::<InspectNetworkOptions>);
+        let network = within("inspect network", SHORT, asking).await?;
+        let parts = network
+            .ipam
+            .and_then(|ipam| ipam.config)
+            .unwrap_or_default();
+        let mut all: Vec<IpAddr> = parts
+            .into_iter()
+            .filter_map(|part| part.gateway?.split('/').next()?.parse().ok())
+            .collect();
+        all.sort_by_key(|address: &IpAddr| address.is_ipv6());
+        Ok(all.into_iter().next())
     }
 
     /// Names of the networks that carry these labels.

@@ -35,6 +35,7 @@ pub async fn accept_result(
         attempt: name.clone(),
         acceptance: acceptance.into(),
         detail,
+        passed: false,
     };
     let key = match AttemptKey::try_from(result.attempt.clone()) {
         Ok(key) => key,
@@ -66,6 +67,11 @@ pub async fn accept_result(
         return Ok(ack(v1::Acceptance::Invalid, String::new()));
     };
     // What the rule refuses is answered without a write; what it allows, the statement judges again.
+    let passed = ended.state == StageState::Succeeded;
+    let taken = |acceptance: v1::Acceptance| v1::ResultAck {
+        passed: passed && counts(acceptance),
+        ..ack(acceptance, String::new())
+    };
     let refused = record(&row).map(|record| {
         record.judge(&fence::Report {
             attempt: key.attempt,
@@ -76,9 +82,9 @@ pub async fn accept_result(
     });
     match refused {
         Some(Judgement::AlreadyAccepted) => {
-            return Ok(ack(v1::Acceptance::AlreadyAccepted, String::new()));
+            return Ok(taken(v1::Acceptance::AlreadyAccepted));
         }
-        Some(Judgement::Stale) => return Ok(ack(v1::Acceptance::StaleAttempt, String::new())),
+        Some(Judgement::Stale) => return Ok(taken(v1::Acceptance::StaleAttempt)),
         Some(Judgement::Accepted(_)) | None => {}
     }
     // Before anybody who needs it can be given out.
@@ -91,14 +97,24 @@ pub async fn accept_result(
         }
         app.build_changed(change).await;
     }
-    Ok(match finished.acceptance {
+    Ok(taken(said(finished.acceptance)))
+}
+
+/// Whether it is this report that the stage's outcome is made of.
+fn counts(acceptance: v1::Acceptance) -> bool {
+    use v1::Acceptance::{Accepted, AlreadyAccepted};
+    matches!(acceptance, Accepted | AlreadyAccepted)
+}
+
+fn said(acceptance: Acceptance) -> v1::Acceptance {
+    match acceptance {
         Acceptance::Accepted(StageState::Cancelled | StageState::Superseded) => {
-            ack(v1::Acceptance::Cancelled, String::new())
+            v1::Acceptance::Cancelled
         }
-        Acceptance::Accepted(_) => ack(v1::Acceptance::Accepted, String::new()),
-        Acceptance::AlreadyAccepted => ack(v1::Acceptance::AlreadyAccepted, String::new()),
-        Acceptance::Stale => ack(v1::Acceptance::StaleAttempt, String::new()),
-    })
+        Acceptance::Accepted(_) => v1::Acceptance::Accepted,
+        Acceptance::AlreadyAccepted => v1::Acceptance::AlreadyAccepted,
+        Acceptance::Stale => v1::Acceptance::StaleAttempt,
+    }
 }
 
 async fn lose(app: &App, stage: &StageId, attempt: i64, reason: &str) -> Result<(), StoreError> {

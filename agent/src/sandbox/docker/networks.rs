@@ -10,11 +10,14 @@ use slipway_docker::labels::PURPOSE;
 use slipway_docker::{BridgeSpec, DockerError, NetworkSpec};
 
 use super::{DockerSandbox, failed, name};
+use crate::sandbox::doors::Gateway;
 use crate::sandbox::{SandboxError, StageRun};
 
 /// The network of stages without services, of every agent on this host that opens nothing beyond the deny
 /// list. Those that open the same share another, of this name and the opening's.
 pub const SHARED: &str = "slipway-stages";
+/// The engine's word for no network at all.
+const NONE: &str = "none";
 /// The end of its interface's name.
 const SHARED_END: &str = "stages";
 /// Linux takes so many characters in an interface's name; what is left of it makes it unique.
@@ -27,7 +30,7 @@ impl DockerSandbox {
         if run.services.is_empty() {
             let mut network = NetworkSpec::default();
             if strict {
-                "none".clone_into(&mut network.name);
+                NONE.clone_into(&mut network.name);
             } else {
                 self.shared.get_or_try_init(|| self.make_shared()).await?;
                 network.name = self.shared_name();
@@ -43,12 +46,40 @@ impl DockerSandbox {
             interface: self.interface(&digest),
             apart: false,
         };
-        self.engine.create_network(&spec).await.map_err(failed)?;
+        match self.engine.create_network(&spec).await {
+            // Asked for its gateway before.
+            Ok(_) | Err(DockerError::Conflict(_)) => {}
+            Err(error) => return Err(failed(error)),
+        }
         Ok(NetworkSpec {
             name: spec.name,
             aliases: vec!["stage".to_owned()],
             publish: Vec::new(),
         })
+    }
+
+    /// The host's end of the network that the stage begins on.
+    pub(super) async fn gateway_of(&self, run: &StageRun) -> Result<Option<Gateway>, SandboxError> {
+        let network = self.network(run).await?.name;
+        if network == NONE {
+            return Ok(None);
+        }
+        let address = match self.engine.network_gateway(&network).await {
+            // Somebody pruned networks between two stages.
+            Err(error) if error.is_not_found() && run.services.is_empty() => {
+                self.make_shared().await?;
+                self.engine.network_gateway(&network).await
+            }
+            other => other,
+        };
+        let interface = if run.services.is_empty() {
+            self.interface(SHARED_END)
+        } else {
+            self.interface(&Digest::of(name(&run.key).as_bytes()).to_string())
+        };
+        Ok(address
+            .map_err(failed)?
+            .map(|address| Gateway { address, interface }))
     }
 
     fn shared_name(&self) -> String {

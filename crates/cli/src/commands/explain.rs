@@ -102,6 +102,10 @@ const CODES: &[(&str, &str)] = &[
         "SLP0207",
         "Warning: a `cache` that is not kept, as a whole or one of its folders. Folders of the workspace are kept, `.git` and those of the home directory are not; a stage that holds a secret begins with what others left and leaves nothing.",
     ),
+    (
+        "SLP0208",
+        "Warning: a `remote_cache` that does less than it says, or nothing: a stage that holds a secret or is executed at most once reads and leaves nothing, a strict stage without services has no network, and an image stage has no tools of yours.",
+    ),
 ];
 
 /// Prints the long form.

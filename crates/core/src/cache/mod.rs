@@ -1,5 +1,5 @@
 //! What a cache daemon decides: what a workspace is as content, what leaves the store first, how content
-//! travels, who may read it, and whom it asks.
+//! travels, who may read it, and whom it asks; what other build tools may ask.
 //!
 //! Does no I/O: bytes come in, bytes and decisions go out.
 
@@ -9,3 +9,4 @@ pub mod eviction;
 pub mod keyed;
 pub mod manifest;
 pub mod pack;
+pub mod remote;

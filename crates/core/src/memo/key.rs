@@ -266,6 +266,12 @@ fn outputs(spec: &StageSpec) -> Encoded {
         out.texts(&cache.restore_keys);
         out.texts(&cache.paths);
     }
+    // That it is asked for counts; the address and the token differ each time and decide nothing, like
+    // what a cache holds. Only where it is asked for: keys without it stay as they were.
+    if !spec.remote_cache.is_empty() {
+        let names: Vec<&str> = spec.remote_cache.iter().map(|tool| tool.name()).collect();
+        out.texts(&names);
+    }
     out
 }
 

@@ -93,6 +93,10 @@ fn changes() -> Vec<(Field, Change)> {
             let keys = "image: \"x:1\", commands: [make], cache: {key: k, paths: [p]}";
             w.spec.caches = spec(keys).caches;
         }),
+        (Field::Outputs, |w| {
+            let keys = "image: \"x:1\", commands: [make], remote_cache: ccache";
+            w.spec.remote_cache = spec(keys).remote_cache;
+        }),
     ]
 }
 

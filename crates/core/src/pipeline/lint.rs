@@ -33,6 +33,10 @@ fn of_stages(file: &Node, plan: &Plan) -> Vec<Mistake> {
             out.extend(without_effect(stage, own));
             out.extend(never_recalled(stage, own("memoize")));
             out.extend(not_kept(stage, own("cache")));
+            out.extend(super::remote_cache::without_effect(
+                stage,
+                own("remote_cache"),
+            ));
             out
         })
         .collect()

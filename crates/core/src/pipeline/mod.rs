@@ -24,6 +24,7 @@ mod memoize;
 mod mistake;
 mod names;
 mod plan;
+mod remote_cache;
 mod schema;
 mod spec;
 mod stages;

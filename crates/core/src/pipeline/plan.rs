@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::build::{Need, RunsOn};
+use crate::cache::remote::Tool;
 use crate::id::RepoId;
 
 /// A pipeline at one commit, ready to become a build.
@@ -144,6 +145,9 @@ pub struct StageSpec {
     /// Globs of the files that decide about its result; empty = all.
     #[serde(default)]
     pub memoize_inputs: Vec<String>,
+    /// Tools that are told where the cache speaks their protocol; empty = none of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remote_cache: Vec<Tool>,
 }
 
 impl StageSpec {

@@ -67,6 +67,7 @@ pub(super) fn stage(
         clone: clone(keys),
         memoize: super::memoize::wanted(keys),
         memoize_inputs: super::memoize::inputs(keys, out),
+        remote_cache: super::remote_cache::tools(keys),
     };
     let size = spec
         .environment

@@ -1,5 +1,7 @@
 //! Keys of a stage, and of the defaults of all stages.
 
+use crate::cache::remote::Tool;
+
 use super::{EVENTS, Kind, TEXTS, Table, key, must, table};
 
 static FROM_SECRET: Table = table(
@@ -92,6 +94,7 @@ static CACHE: Table = Table {
     ],
     free_prefix: None,
 };
+const REMOTE_CACHE: Kind = Kind::Either(&Kind::Bool, &Kind::Many(&Kind::Word(Tool::NAMES)));
 const PERCENT: Kind = Kind::Number(0.0, 100.0);
 static COVERAGE: Table = table(
     "coverage",
@@ -221,6 +224,7 @@ macro_rules! stage_keys {
         key("when", Kind::Many(&Kind::Table(&CONDITION)), "Any of these conditions."),
         key("matrix", Kind::Table(&MATRIX), "One stage per combination."),
         key("cache", Kind::Many(&Kind::Table(&CACHE)), "Folders kept between builds."),
+        key("remote_cache", REMOTE_CACHE, "Other tools' remote caches; `true` = all."),
         key("artifacts", Kind::Table(&ARTIFACTS), "Files to keep."),
         key("timeout", Kind::Duration, "Ends the stage when it takes longer."),
         key("retry", Kind::Table(&RETRY), "Repetitions after failures."),
