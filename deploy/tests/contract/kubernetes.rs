@@ -8,7 +8,7 @@ use slipway_deploy::targets::{KubernetesTarget, Place, Target, TargetError};
 use slipway_deploy::traffic::{KubernetesTraffic, Traffic, TrafficError};
 
 use super::cluster::{NAMESPACE, locked, serve};
-use super::{fence, table, target_suite, traffic_suite, ulid, version};
+use super::suites::{fence, table, target_suite, traffic_suite, ulid, version};
 
 fn image() -> String {
     format!("registry.test/shop@sha256:{}", "a".repeat(64))
