@@ -147,6 +147,21 @@ impl Coordinator {
         self.client().abort(self.signed(abort)).await.unwrap();
     }
 
+    /// Lets a rollout that pauses go on.
+    pub(crate) async fn resume(&self, id: &str) {
+        let resume = v1::ResumeRequest {
+            deployment_id: id.to_owned(),
+            reason: "go on".to_owned(),
+        };
+        self.client().resume(self.signed(resume)).await.unwrap();
+    }
+
+    /// How often it moved from one phase to another.
+    pub(crate) async fn phases(&self, id: &str) -> usize {
+        let events = self.db.rollout_events(id, 0, 1_000).await.unwrap();
+        events.iter().filter(|event| event.kind == "phase").count()
+    }
+
     pub(crate) async fn until(
         &self,
         id: &str,

@@ -212,3 +212,44 @@ async fn blue_green_switches_a_selector_and_back_and_a_broken_version_leaves_not
     assert_eq!(selected(&world), json!(one.target_version));
     assert!(took < Duration::from_secs(30), "the way back took {took:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a control plane: make kubernetes"]
+async fn a_route_that_somebody_changes_is_left_to_them_and_taken_on_the_way_back() {
+    let mut world = World::start("foreign", "edge/public").await;
+    let one = world.completed("canary", "one").await;
+    let id = world.coordinator.deploy("canary", "two").await;
+    let bakes = |row: &RolloutRow| row.phase == "bake";
+    world.coordinator.until(&id, "bakes", bakes).await;
+    let theirs = r#"[{"op": "replace", "path": "/spec/rules/0/backendRefs/0/weight", "value": 7000},
+        {"op": "replace", "path": "/spec/rules/0/backendRefs/1/weight", "value": 3000}]"#;
+    let patch = ["patch", "httproute", "shop", "-n", "foreign", "--type=json"];
+    let patched = world.plane.admin(&[&patch[..], &["-p", theirs]].concat(), "");
+    patched.unwrap();
+    let changed = world.weights();
+    let pauses = |row: &RolloutRow| row.phase == "paused";
+    let row = world.coordinator.until(&id, "pauses", pauses).await;
+    let reason = row.reason.clone().unwrap_or_default();
+    assert!(reason.contains("`kubectl-patch`"), "{row:#?}");
+    assert_eq!(world.weights(), changed, "it is theirs");
+
+    // Somebody resumes it without putting it back: it is still theirs.
+    let events = world.coordinator.phases(&id).await;
+    world.coordinator.resume(&id).await;
+    let again = format!("pauses again, after {events} phases");
+    let reached = slipway_tests::eventually(&again, Duration::from_secs(30), || async {
+        let more = world.coordinator.phases(&id).await >= events + 2;
+        let row = world.coordinator.db.rollout(&id).await.unwrap().unwrap();
+        (more && row.phase == "paused").then_some(())
+    });
+    reached.await.unwrap();
+    assert_eq!(world.weights(), changed);
+
+    world.coordinator.abort(&id).await;
+    let row = world.coordinator.ended(&id).await;
+    assert_eq!(row.status, "rolled_back", "{row:#?}");
+    assert_eq!(world.weights(), [(name(&one.target_version), 10_000)]);
+    assert_eq!(world.replicas(&row.target_version), None);
+    // The next one finds a route that is its own again.
+    world.completed("canary", "three").await;
+}

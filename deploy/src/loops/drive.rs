@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use slipway_core::rollout::{
-    self, Effect, Kind, LockView, Next, Phase, RolloutPlan, Snapshot, State, StepState, Transition,
+    self, Effect, Kind, LockView, Next, PauseWhy, Phase, RolloutPlan, Snapshot, State, StepState, Transition,
     Wish,
 };
 use slipway_core::time::Timestamp;
@@ -313,7 +313,14 @@ impl Driver<'_> {
                 }
                 Ok(Turned::Done("fenced"))
             }
-            Err(EffectError::Other(why)) => {
+            // What a person did by hand is not undone behind their back, and nothing goes further.
+            Err(EffectError::Foreign(why)) if state.phase == Phase::Shift => {
+                let mut pause = Transition::to(Phase::Paused, state.step_idx).because(&why);
+                pause.pause = PauseWhy::Foreign;
+                self.enter(row, state, &pause, &why, None).await?;
+                Ok(Turned::Again)
+            }
+            Err(EffectError::Other(why) | EffectError::Foreign(why)) => {
                 tracing::warn!(
                     rollout = self.id,
                     effect,
