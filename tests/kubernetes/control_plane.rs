@@ -64,10 +64,16 @@ pub(crate) fn plane() -> Arc<Plane> {
     clippy::disallowed_methods,
     reason = "the test harness is its own main"
 )]
-fn built() -> anyhow::Result<PathBuf> {
+pub(crate) fn built() -> anyhow::Result<PathBuf> {
     let said = std::env::var("SLIPWAY_CONTROL_PLANE").unwrap_or_default();
     let dir = PathBuf::from(said);
-    let whole = ["kube-apiserver", "kube-controller-manager", ROUTES];
+    let whole = [
+        "kube-apiserver",
+        "kube-controller-manager",
+        "kubectl",
+        "chart",
+        ROUTES,
+    ];
     let there = whole.iter().all(|name| dir.join(name).is_file());
     anyhow::ensure!(
         there,
@@ -190,7 +196,7 @@ impl Drop for Plane {
 
 /// What `kubectl` prints, or what it said instead.
 pub(crate) fn kubectl(file: &Path, args: &[&str], input: &str) -> anyhow::Result<String> {
-    let mut command = Command::new("kubectl");
+    let mut command = Command::new(built()?.join("kubectl"));
     command.arg("--kubeconfig").arg(file).args(args);
     command.stdin(Stdio::piped());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -8,9 +8,7 @@ use slipway_dispatcher::fleet::contract::{keeps_the_contract, order};
 use slipway_dispatcher::fleet::kubernetes::{Pods, Template};
 
 use crate::control_plane::plane;
-
-/// The namespace of the shipped manifest.
-const AGENTS: &str = "slipway-agents";
+use crate::rights::AGENTS;
 
 fn config(dir: &Path) -> FleetConfig {
     FleetConfig {
@@ -33,9 +31,7 @@ fn template(engine: &str) -> Template {
 #[ignore = "needs a control plane: make kubernetes"]
 async fn pods_keep_the_contract_and_leave_no_secret() {
     let plane = plane();
-    let rights = crate::shipped("kubernetes/rights.yaml");
-    plane.admin(&["apply", "-f", "-"], &rights).unwrap();
-    let file = plane.account(AGENTS, "slipway-dispatcher").unwrap();
+    let file = crate::rights::dispatcher(&plane).unwrap();
     let cluster = plane.cluster(&file, AGENTS).await;
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path());

@@ -224,7 +224,9 @@ async fn a_route_that_somebody_changes_is_left_to_them_and_taken_on_the_way_back
     let theirs = r#"[{"op": "replace", "path": "/spec/rules/0/backendRefs/0/weight", "value": 7000},
         {"op": "replace", "path": "/spec/rules/0/backendRefs/1/weight", "value": 3000}]"#;
     let patch = ["patch", "httproute", "shop", "-n", "foreign", "--type=json"];
-    let patched = world.plane.admin(&[&patch[..], &["-p", theirs]].concat(), "");
+    let patched = world
+        .plane
+        .admin(&[&patch[..], &["-p", theirs]].concat(), "");
     patched.unwrap();
     let changed = world.weights();
     let pauses = |row: &RolloutRow| row.phase == "paused";

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Gets the control plane that `make kubernetes` tests against, without pulling an image: etcd of this
-# distribution, kube-apiserver and kube-controller-manager built from the published Go modules, and the
-# Gateway API's own definition of an HTTPRoute. The first build takes some minutes; what was built is kept
+# distribution, kube-apiserver, kube-controller-manager and kubectl built from the published Go modules, and the
+# Gateway API's own definition of an HTTPRoute. Helm's engine renders the shipped chart. The first build takes some minutes; what was built is kept
 # outside the clone, so the next call is instant. Progress goes to standard error; the last line on standard
 # output is `SLIPWAY_CONTROL_PLANE=…`, the folder. Fails when something is missing.
 set -eu
@@ -28,20 +28,28 @@ if ! have etcd && [ "$(id -u)" = 0 ] && have apt-get; then
             >>"$log" 2>&1 || true
 fi
 have etcd || fail "etcd (package etcd-server)"
-have kubectl || fail "kubectl, which applies the shipped manifests and asks for tokens"
 
-if ! [ -x "$kept/kube-apiserver" ] || ! [ -x "$kept/kube-controller-manager" ] || ! [ -s "$kept/httproutes.yaml" ]; then
+whole() {
+    for program in kube-apiserver kube-controller-manager kubectl chart; do
+        [ -x "$kept/$program" ] || return 1
+    done
+    [ -s "$kept/httproutes.yaml" ]
+}
+
+if ! whole; then
     have go || fail "Go (1.24 or newer), which builds the control plane"
     # Whole or not there: what is half built is in another folder.
     building=$kept.$$
     mkdir -p "$building"
     trap 'rm -rf "$building"' EXIT
-    say "building kube-apiserver and kube-controller-manager $version; this takes some minutes"
+    say "building kube-apiserver, kube-controller-manager and kubectl $version; this takes some minutes"
     (
         cd "$here/control-plane"
         GOFLAGS="${GOFLAGS:--p=1}" CGO_ENABLED=0 nice go build -trimpath \
             -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$version" \
-            -o "$building/" ./kube-apiserver ./kube-controller-manager
+            -o "$building/" ./kube-apiserver ./kube-controller-manager ./kubectl
+        cd "$here/chart"
+        CGO_ENABLED=0 nice go build -trimpath -ldflags "-s -w" -o "$building/chart" .
         cd "$here/gateway-api"
         go mod download sigs.k8s.io/gateway-api
         gateway=$(go list -m -f '{{.Dir}}' sigs.k8s.io/gateway-api)

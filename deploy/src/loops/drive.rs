@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use slipway_core::rollout::{
-    self, Effect, Kind, LockView, Next, PauseWhy, Phase, RolloutPlan, Snapshot, State, StepState, Transition,
-    Wish,
+    self, Effect, Kind, LockView, Next, PauseWhy, Phase, RolloutPlan, Snapshot, State, StepState,
+    Transition, Wish,
 };
 use slipway_core::time::Timestamp;
 use slipway_daemon::border;

@@ -130,7 +130,10 @@ impl Objects {
 
     /// The garbage collector looks at an object that was deleted.
     fn collect(&mut self, key: &(String, String)) {
-        let looks = self.all.get(key).and_then(|object| object["looks"].as_u64());
+        let looks = self
+            .all
+            .get(key)
+            .and_then(|object| object["looks"].as_u64());
         match (looks, self.all.get_mut(key)) {
             (Some(0 | 1), _) => drop(self.all.remove(key)),
             (Some(looks), Some(object)) => object["looks"] = json!(looks - 1),
