@@ -133,11 +133,12 @@ impl Plane {
             self.admin(&["get", "serviceaccount", "default"], "").ok()
         })?;
         let kubeconfig = self.admin_file();
+        let pods = self.folder.path().join("pods");
         if let Some(runtime) = &self.beside {
             runtime.block_on(async move {
                 let client = crate::node::client(&kubeconfig).await?;
                 crate::node::register(&client).await?;
-                slipway_daemon::spawn("node", crate::node::live(client.clone()));
+                slipway_daemon::spawn("node", crate::node::live(client.clone(), pods));
                 slipway_daemon::spawn("gateway", crate::gateway::live(client));
                 anyhow::Ok(())
             })?;

@@ -196,8 +196,7 @@ fn process(dir: &Path, at: SocketAddr) -> Process {
     std::fs::write(&config, text).unwrap();
     let config = config.display().to_string();
     let args = ["coordinator", "--config", &config];
-    let binary = Path::new(env!("CARGO_BIN_EXE_slipway-under-test"));
-    Process::start(binary, &args, &[], &dir.join("coordinator.log"))
+    Process::start(crate::binary(), &args, &[], &dir.join("coordinator.log"))
 }
 
 /// Steps long enough to be seen by whoever reads the route a few times a second.

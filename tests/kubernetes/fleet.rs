@@ -1,14 +1,23 @@
 //! Agents as pods, with the rights that the shipped manifest gives the dispatcher and no others.
 
+use std::fmt::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
+use serde_json::{Value, json};
 use slipway_dispatcher::config::FleetConfig;
 use slipway_dispatcher::fleet::FleetProvider as _;
 use slipway_dispatcher::fleet::contract::{keeps_the_contract, order};
 use slipway_dispatcher::fleet::kubernetes::{Pods, Template};
 
-use crate::control_plane::plane;
+use crate::control_plane::{Plane, plane};
+use crate::place::Place;
 use crate::rights::AGENTS;
+
+/// For a build whose agents have to be made first, on a loaded machine.
+const SOON: Duration = Duration::from_secs(120);
+/// Two listings, a minute apart, agree that a machine is nobody's.
+const SWEPT: Duration = Duration::from_secs(240);
 
 fn config(dir: &Path) -> FleetConfig {
     FleetConfig {
@@ -41,7 +50,9 @@ async fn pods_keep_the_contract_and_leave_no_secret() {
         keeps_the_contract(&pods("contract"), &pods("contract"), &config).await;
     }
     let asked = ["get", "pods,secrets", "-n", AGENTS, "-o", "name"];
-    assert_eq!(plane.admin(&asked, "").unwrap(), "", "something is left");
+    let own = ["-l", "slipway.dev/pool=contract"];
+    let left = plane.admin(&[&asked[..], &own].concat(), "").unwrap();
+    assert_eq!(left, "", "something is left");
 
     // Another pool's pods, and those of somebody else, are not listed.
     let (ours, others) = (
@@ -71,4 +82,86 @@ async fn pods_keep_the_contract_and_leave_no_secret() {
     let refused = Pods::of(elsewhere, "here", "contract", template(""));
     let error = refused.list().await.unwrap_err().to_string();
     assert!(error.contains("403"), "{error}");
+}
+
+/// The pods with this label, as they are.
+fn pods(plane: &Plane, label: &str) -> Vec<Value> {
+    let asked = ["get", "pods", "-n", AGENTS, "-l", label, "-o", "json"];
+    let text = plane.admin(&asked, "").unwrap();
+    let mut all: Value = serde_json::from_str(&text).unwrap();
+    serde_json::from_value(all["items"].take()).unwrap()
+}
+
+/// Two stages at once: as many agents of one slot.
+fn pipeline() -> String {
+    let mut text =
+        "version: 1\non:\n  push:\ndefaults:\n  image: slipway-busybox:1\nstages:\n".to_owned();
+    for n in 0..2 {
+        writeln!(text, "  part-{n}:\n    commands:\n      - sleep 3").unwrap();
+    }
+    text
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a control plane: make kubernetes"]
+async fn a_pool_grows_from_no_pod_executes_a_build_shrinks_and_ends_what_is_nobodys() {
+    assert!(
+        slipway_tests::require("docker").is_some(),
+        "Docker is needed"
+    );
+    let plane = plane();
+    let file = crate::rights::dispatcher(&plane).unwrap();
+    let mut place = Place::sqlite().await;
+    let variables = [("KUBECONFIG", file.display().to_string())];
+    place.start_dispatcher_with(&variables).await;
+    let provider = json!({"kind": "kubernetes", "namespace": AGENTS,
+        "image": "registry.test/executed:1", "grace_seconds": 60});
+    let settings =
+        json!({"provider": provider, "max": 2, "idle_seconds": 2, "down_period_seconds": 1});
+    let set = place
+        .rest
+        .call(reqwest::Method::PUT, "/pools/burst", Some(settings));
+    let answer = set.await.unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    let ours = "slipway.dev/pool=burst";
+    assert!(pods(&plane, ours).is_empty());
+
+    let (hook, body) = place.pushed(&pipeline()).await;
+    hook.deliver(&place.rest, "d", body).await.unwrap();
+    let row = place.rest.decided(&hook, "d", SOON).await.unwrap();
+    let id = row["build_id"].as_str().unwrap().to_owned();
+    let two = slipway_tests::eventually("two agents are pods", SOON, || async {
+        let pods = pods(&plane, ours);
+        (pods.len() == 2).then_some(pods)
+    });
+    let two = two.await.unwrap();
+    let ended = place.rest.build_ended(&id, SOON).await.unwrap();
+    assert_eq!(ended["status"], "passed", "{ended}");
+    let gone = slipway_tests::eventually("no pod and no secret is left", SOON, || async {
+        let asked = ["get", "secrets", "-n", AGENTS, "-l", ours, "-o", "name"];
+        let secrets = plane.admin(&asked, "").unwrap();
+        (pods(&plane, ours).is_empty() && secrets.is_empty()).then_some(())
+    });
+    gone.await.unwrap();
+
+    // A pod of this pool that no row speaks of, and one of another installation.
+    let mut labels = two[0]["metadata"]["labels"].clone();
+    labels["slipway.dev/agent"] = json!("01ARZ3NDEKTSV4RRFFQ69G5FAV");
+    let made = |name: &str, labels: &Value| {
+        let pod = json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "namespace": AGENTS, "labels": labels},
+            "spec": {"containers": [{"name": "x", "image": "registry.test/x:1"}]}});
+        plane
+            .admin(&["apply", "-f", "-"], &pod.to_string())
+            .unwrap();
+    };
+    made("slipway-agent-01arz3ndektsv4rrffq69g5fav", &labels);
+    labels["slipway.dev/fleet"] = json!("another");
+    made("theirs-too", &labels);
+    let swept = slipway_tests::eventually("the orphan is gone", SWEPT, || async {
+        let left = pods(&plane, ours);
+        (left.len() == 1).then_some(left)
+    });
+    let left = swept.await.unwrap();
+    assert_eq!(left[0]["metadata"]["name"], "theirs-too");
 }

@@ -8,14 +8,24 @@
 mod contract;
 mod control_plane;
 mod coordinator;
+mod executed;
 mod fleet;
 mod gateway;
 mod manifests;
 mod node;
+#[expect(dead_code, reason = "shared with the suite that needs more of it")]
+#[path = "../e2e/place.rs"]
+mod place;
 mod rights;
 mod rollouts;
 #[path = "../../deploy/tests/contract/suites.rs"]
 mod suites;
+
+const ZERO: &str = "0000000000000000000000000000000000000000";
+
+fn binary() -> &'static std::path::Path {
+    std::path::Path::new(env!("CARGO_BIN_EXE_slipway-under-test"))
+}
 
 /// What the repository ships for a cluster.
 fn shipped(file: &str) -> String {

@@ -3,12 +3,13 @@
 //! Each pod is bound to it at once, gets an address on loopback and is said to be ready. Where the pod has
 //! a port of ours, a server listens there and answers every request with the last word of the pod's image
 //! (`registry.test/one@…` says `one`), so that health checks have somebody to ask. An image whose word
-//! begins with `broken` never becomes ready and answers 500. A pod that is told to end is gone at once:
+//! begins with `broken` never becomes ready and answers 500. A pod whose image begins with `executed` is
+//! executed: see [`crate::executed`]. A pod that is told to end is gone at once:
 //! `preStop` and the grace are not waited for.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -19,6 +20,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+
+use crate::executed::{Executed, execute};
 
 /// Its name.
 const NAME: &str = "stand-in";
@@ -45,13 +48,18 @@ pub(crate) async fn register(client: &Client) -> anyhow::Result<()> {
 /// Pods that have an address, by their unique id.
 #[derive(Default)]
 struct Standing {
+    folder: PathBuf,
+    executed: BTreeMap<String, Executed>,
     addresses: BTreeMap<String, IpAddr>,
     servers: BTreeMap<String, JoinHandle<Option<()>>>,
 }
 
-/// Looks after pods for ever.
-pub(crate) async fn live(client: Client) {
-    let mut node = Standing::default();
+/// Looks after pods for ever; those that are executed have a folder each below this one.
+pub(crate) async fn live(client: Client, folder: PathBuf) {
+    let mut node = Standing {
+        folder,
+        ..Standing::default()
+    };
     loop {
         let pods = Api::<Pod>::all(client.clone());
         // What fails is tried again at the next look, as a kubelet does.
@@ -94,8 +102,15 @@ impl Standing {
             pods.create_subresource::<_, Value>("binding", name, &create, &binding)
                 .await?;
         } else if phase == Some("Pending") {
-            let status = self.start(pod, uid).await?;
+            let status = self.start(client, pod, uid).await?;
             let status = json!({"status": status});
+            let patch = Patch::Merge(&status);
+            pods.patch_status(name, &PatchParams::default(), &patch)
+                .await?;
+        } else if phase == Some("Running")
+            && self.executed.get_mut(uid).is_some_and(|e| !e.goes_on())
+        {
+            let status = json!({"status": {"phase": "Succeeded"}});
             let patch = Patch::Merge(&status);
             pods.patch_status(name, &PatchParams::default(), &patch)
                 .await?;
@@ -107,10 +122,11 @@ impl Standing {
         if let Some(server) = self.servers.remove(uid) {
             server.abort();
         }
+        drop(self.executed.remove(uid));
     }
 
     /// The pod's server, and what is said of the pod.
-    async fn start(&mut self, pod: &Pod, uid: &str) -> anyhow::Result<Value> {
+    async fn start(&mut self, client: &Client, pod: &Pod, uid: &str) -> anyhow::Result<Value> {
         let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
         let containers: Vec<_> = containers.collect();
         let image = containers.first().and_then(|one| one.image.clone());
@@ -121,6 +137,12 @@ impl Standing {
             .addresses
             .entry(uid.to_owned())
             .or_insert_with(|| address(next));
+        if word.starts_with("executed") && !self.executed.contains_key(uid) {
+            // Short: a socket's path has an end.
+            let dir = self.folder.join(next.to_string());
+            let executed = execute(client, pod, &dir).await?;
+            self.executed.insert(uid.to_owned(), executed);
+        }
         let labels = pod.metadata.labels.as_ref();
         let port = labels.and_then(|all| all.get(PORT)?.parse::<u16>().ok());
         if let Some(port) = port.filter(|_| !self.servers.contains_key(uid)) {
