@@ -122,13 +122,9 @@ impl Plane {
     fn prepare(&self, routes: &Path) -> anyhow::Result<()> {
         let routes = routes.display().to_string();
         self.admin(&["apply", "--server-side", "-f", &routes], "")?;
-        let established = [
-            "wait",
-            "--for=condition=Established",
-            "crd/httproutes.gateway.networking.k8s.io",
-            "--timeout=60s",
-        ];
-        self.admin(&established, "")?;
+        wait::until("routes are known", UP, || {
+            self.admin(&["get", "httproutes", "-A"], "").ok()
+        })?;
         wait::until("the controllers work", UP, || {
             self.admin(&["get", "serviceaccount", "default"], "").ok()
         })?;
