@@ -204,6 +204,7 @@ fn section(strategy: &str) -> Value {
     let step = |weight: u32| json!({"weight_bp": weight, "bake_ms": 2_000, "approval": false});
     let steps = match strategy {
         "canary" => vec![step(1_000), step(5_000), step(10_000)],
+        "rolling" => vec![step(5_000), step(10_000)],
         _ => vec![],
     };
     json!({

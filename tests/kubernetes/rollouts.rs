@@ -255,3 +255,24 @@ async fn a_route_that_somebody_changes_is_left_to_them_and_taken_on_the_way_back
     // The next one finds a route that is its own again.
     world.completed("canary", "three").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a control plane: make kubernetes"]
+async fn rolling_parks_the_old_version_as_the_new_one_takes_over_and_starts_it_again_to_go_back() {
+    let mut world = World::start("rolling", "edge/public").await;
+    let one = world.completed("rolling", "one").await;
+    let id = world.coordinator.deploy("rolling", "two").await;
+    let two = world.coordinator.ended(&id).await;
+    assert_eq!(two.status, "completed", "{two:#?}");
+    assert_eq!(world.weights(), [(name(&two.target_version), 10_000)]);
+    assert_eq!(world.replicas(&two.target_version), Some(2));
+    assert!(
+        world.replicas(&one.target_version) < Some(2),
+        "it is parked"
+    );
+    let back = world.coordinator.roll_back(&id).await;
+    let row = world.coordinator.ended(&back).await;
+    assert_eq!(row.status, "completed", "{row:#?}");
+    assert_eq!(world.weights(), [(name(&one.target_version), 10_000)]);
+    assert_eq!(world.replicas(&one.target_version), Some(2));
+}
