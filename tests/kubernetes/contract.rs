@@ -86,3 +86,36 @@ async fn the_first_instances_go_on_when_a_version_is_parked_and_the_others_come_
     retired.await.unwrap();
     assert!(target.observe(&place).await.unwrap().is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a control plane: make kubernetes"]
+async fn a_version_that_something_holds_is_retired_when_it_is_let_go_and_not_before() {
+    let (plane, cluster) = shop("contract-held").await;
+    let target = KubernetesTarget::on(cluster);
+    let place = Place {
+        service_id: ulid(),
+        environment_id: ulid(),
+        service: "shop".to_owned(),
+    };
+    let one = version(&image("one"), 1);
+    let id = &one.version_id;
+    target.ensure(fence(1, 1), &place, &one).await.unwrap();
+    running(&target, &place, id, 1).await;
+    let name = format!("deployment/slipway-{}", id.to_lowercase());
+    let finalizers = |all: &str| {
+        let patch = format!(r#"{{"metadata": {{"finalizers": {all}}}}}"#);
+        let args = ["patch", &name, "-n", "contract-held", "-p", &patch];
+        let merged = [&args[..], &["--type=merge"]].concat();
+        plane.admin(&merged, "").unwrap();
+    };
+    finalizers(r#"["slipway.dev/held"]"#);
+    let retiring = target.retire(fence(2, 2), &place, id, Duration::ZERO);
+    let early = tokio::time::timeout(Duration::from_secs(5), retiring).await;
+    assert!(early.is_err(), "{early:?}");
+    let held = target.observe(&place).await.unwrap();
+    assert!(held[id].is_empty(), "its pods are gone, and it is not");
+    finalizers("[]");
+    let retired = target.retire(fence(2, 2), &place, id, Duration::ZERO);
+    retired.await.unwrap();
+    assert!(target.observe(&place).await.unwrap().is_empty());
+}
