@@ -1,6 +1,6 @@
 # The front door. A recipe that grows becomes Rust.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test nemesis cache-clients lint sim bench
+.PHONY: help setup demo test kubernetes nemesis cache-clients lint sim bench
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -16,6 +16,10 @@ demo: ## the main job on this machine: push, build, deploy, switch, roll back (D
 test: ## every test; what setup could install is required, not skipped
 	@set -e; required=$$(sh tests/setup.sh | tail -n 1); echo "$$required"; \
 	export "$$required"; cargo test --workspace
+
+kubernetes: ## what speaks to a cluster, against a real API server (its first build takes minutes; not part of make test)
+	@set -e; plane=$$(sh tests/kubernetes/setup.sh); export "$$plane"; \
+	cargo test -p slipway-tests --test kubernetes -- --ignored
 
 nemesis: ## N builds while processes are killed, frozen and cut off (N=200; SEED repeats a plan of faults)
 	@sh tests/setup.sh >/dev/null

@@ -68,6 +68,8 @@ pub struct FleetConfig {
     pub programs: Vec<String>,
     /// Beginnings of addresses that `webhook` pools may name.
     pub webhooks: Vec<String>,
+    /// Settings of every agent of a pool, wherever it is started.
+    pub every_agent: toml::Table,
     /// Settings of every agent that is started on this host.
     pub agent: toml::Table,
 }

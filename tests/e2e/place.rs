@@ -87,7 +87,8 @@ impl Place {
              intake_address = '{intake}'\ngrpc_address = '{grpc}'\nhealth_address = '{health}'\n\
              coordinator = 'https://{coordinator}'\nallowed_sources = ['file://{0}/']\n\
              reconcile_seconds = 0\nlease_seconds = {LEASE_SECONDS}\n\
-             [fleet.agent]\ncache = '{0}/cache.sock'\nallowed_sources = ['file://{0}/']\n",
+             [fleet.agent]\ncache = '{0}/cache.sock'\n\
+             [fleet.every_agent]\nallowed_sources = ['file://{0}/']\n",
             files.display(),
             address_of(&database),
         );
@@ -126,9 +127,15 @@ impl Place {
 
     /// Starts the dispatcher and waits until it answers.
     pub(crate) async fn start_dispatcher(&mut self) {
+        self.start_dispatcher_with(&[]).await;
+    }
+
+    /// The same with these variables.
+    pub(crate) async fn start_dispatcher_with(&mut self, variables: &[(&str, String)]) {
         let config = self.files.join("dispatcher.toml").display().to_string();
         let args = ["dispatcher", "--config", &config];
-        let process = Process::start(crate::binary(), &args, &[], &self.log("dispatcher"));
+        let log = self.log("dispatcher");
+        let process = Process::start(crate::binary(), &args, variables, &log);
         self.dispatcher = Some(process);
         let answers = eventually("the dispatcher answers", UP, || async {
             let answer = self

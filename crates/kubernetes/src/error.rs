@@ -1,5 +1,10 @@
 //! What a cluster may answer.
 
+/// Longest name of a field manager that the API allows.
+const MANAGER_MAX: usize = 128;
+/// As many of them as a person reads.
+const MANAGERS_MAX: usize = 3;
+
 /// Why the cluster did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
@@ -15,9 +20,17 @@ pub enum ClusterError {
     /// It is there already.
     #[error("{0}: it exists already")]
     Exists(&'static str),
-    /// It changed since it was read, or another field manager owns a part of it.
-    #[error("{0}: it changed at the same time, or somebody else owns a part of it")]
+    /// It changed since it was read.
+    #[error("{0}: it changed at the same time")]
     Conflict(&'static str),
+    /// Another field manager owns a part of it, and has it otherwise.
+    #[error("{call}: somebody else ({managers}) owns a part of it")]
+    Owned {
+        /// What was asked.
+        call: &'static str,
+        /// Who, as the cluster names them.
+        managers: String,
+    },
     /// The cluster refused, in its words.
     #[error("{call}: the cluster refused ({status}): {words}")]
     Refused {
@@ -44,7 +57,7 @@ impl ClusterError {
             kube::Error::Api(status) => match (status.code, status.reason.as_str()) {
                 (404, _) => Self::NotFound(call),
                 (409, "AlreadyExists") => Self::Exists(call),
-                (409, _) => Self::Conflict(call),
+                (409, _) => owned(call, &status).unwrap_or(Self::Conflict(call)),
                 _ => Self::Refused {
                     call,
                     status: status.code,
@@ -57,4 +70,23 @@ impl ClusterError {
             },
         }
     }
+}
+
+/// A conflict over fields names each of them with its manager: `conflict with "kubectl-edit" using …`.
+fn owned(call: &'static str, status: &kube::core::Status) -> Option<ClusterError> {
+    let causes = status.details.as_ref().map(|details| &details.causes)?;
+    let mut owners = causes
+        .iter()
+        .filter(|cause| cause.reason == "FieldManagerConflict")
+        .peekable();
+    owners.peek()?;
+    let mut managers: Vec<&str> = owners
+        .filter_map(|cause| cause.message.split('"').nth(1))
+        .filter(|name| name.len() <= MANAGER_MAX)
+        .collect();
+    managers.sort_unstable();
+    managers.dedup();
+    managers.truncate(MANAGERS_MAX);
+    let managers = managers.join(", ");
+    Some(ClusterError::Owned { call, managers })
 }

@@ -11,7 +11,7 @@ mod pods;
 
 pub use error::ClusterError;
 pub use instances::ServingPod;
-pub use objects::{FIELD_MANAGER, Object, ObjectKind};
+pub use objects::{Claim, FIELD_MANAGER, Object, ObjectKind};
 pub use pods::{AgentPod, PodView, Secretive};
 
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! Objects that are declared: Deployments, Services and HTTPRoutes, by server-side apply.
 //!
-//! Applied without force: a field that another manager owns is a conflict, not ours to take. Every
-//! change of something that exists names the resource version that was read.
+//! A field that another manager owns is a conflict, and is taken only by [`Claim::Take`]. Every change of
+//! something that exists names the resource version that was read.
 
 use std::collections::BTreeMap;
 
@@ -30,6 +30,15 @@ pub enum ObjectKind {
     Service,
     /// `gateway.networking.k8s.io/v1`: there where the Gateway API is installed.
     HttpRoute,
+}
+
+/// What becomes of a field that another manager owns and has otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// It is left alone: [`ClusterError::Owned`].
+    Leave,
+    /// It is ours from now on.
+    Take,
 }
 
 /// An object as it was read.
@@ -176,12 +185,14 @@ impl Cluster {
     /// version, only if the object still has it.
     ///
     /// # Errors
-    /// [`ClusterError::Conflict`] when it changed since, or another manager owns a field.
+    /// [`ClusterError::Conflict`] when it changed since, [`ClusterError::Owned`] when another manager
+    /// owns a field.
     pub async fn apply(
         &self,
         kind: ObjectKind,
         mut body: Value,
         resource_version: Option<&str>,
+        claim: Claim,
     ) -> Result<Object, ClusterError> {
         let [_, _, call, ..] = kind.calls();
         let resource = kind.resource();
@@ -192,7 +203,10 @@ impl Cluster {
         body["kind"] = json!(resource.kind);
         let name = body.pointer("/metadata/name").and_then(Value::as_str);
         let name = name.unwrap_or_default().to_owned();
-        let parameters = PatchParams::apply(FIELD_MANAGER);
+        let parameters = PatchParams {
+            force: claim == Claim::Take,
+            ..PatchParams::apply(FIELD_MANAGER)
+        };
         let api = self.objects_api(kind);
         within(call, api.patch(&name, &parameters, &Patch::Apply(&body)))
             .await

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use slipway_core::rollout::{
-    self, Effect, Kind, LockView, Next, Phase, RolloutPlan, Snapshot, State, StepState, Transition,
-    Wish,
+    self, Effect, Kind, LockView, Next, PauseWhy, Phase, RolloutPlan, Snapshot, State, StepState,
+    Transition, Wish,
 };
 use slipway_core::time::Timestamp;
 use slipway_daemon::border;
@@ -314,15 +314,16 @@ impl Driver<'_> {
                 }
                 Ok(Turned::Done("fenced"))
             }
-            Err(error @ (EffectError::Refused(_) | EffectError::Other(_))) => {
+            // What a person did by hand is not undone behind their back, and nothing goes further.
+            Err(EffectError::Foreign(why)) if state.phase == Phase::Shift => {
+                let mut pause = Transition::to(Phase::Paused, state.step_idx).because(&why);
+                pause.pause = PauseWhy::Foreign;
+                self.enter(row, state, &pause, &why, None).await?;
+                Ok(Turned::Again)
+            }
+            Err(error) => {
                 let why = error.to_string();
-                if let EffectError::Refused(why) = &error {
-                    let since = self.coordinator.clock.monotonic();
-                    let known = self.memory.refused.take();
-                    let known = known.filter(|known| known.0 == step.effect);
-                    let since = known.map_or(since, |known| known.1);
-                    self.memory.refused = Some((step.effect, since, why.clone()));
-                }
+                self.not_done(step.effect, error);
                 tracing::warn!(
                     rollout = self.id,
                     effect,
@@ -332,6 +333,18 @@ impl Driver<'_> {
                 Ok(Turned::After(BACK_OFF))
             }
         }
+    }
+
+    /// Remembers since when the target says no to an effect.
+    fn not_done(&mut self, effect: Effect, error: EffectError) {
+        let EffectError::Refused(why) = error else {
+            return;
+        };
+        let now = self.coordinator.clock.monotonic();
+        let known = self.memory.refused.take();
+        let known = known.filter(|(known, ..)| *known == effect);
+        let since = known.map_or(now, |(_, since, _)| since);
+        self.memory.refused = Some((effect, since, why));
     }
 
     /// Stores a move, with everything that changes with it.

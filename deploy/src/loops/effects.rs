@@ -27,6 +27,9 @@ pub(super) enum EffectError {
     /// The target says no, and why: trying again may not help.
     #[error("{0}")]
     Refused(String),
+    /// Somebody else changed what carries the traffic: not taken from them on the way forward.
+    #[error("{0}")]
+    Foreign(String),
     /// Anything else: the read-back decides.
     #[error("{0}")]
     Other(String),
@@ -46,6 +49,7 @@ impl From<TrafficError> for EffectError {
     fn from(error: TrafficError) -> Self {
         match error {
             TrafficError::StaleToken { seen } => Self::Stale { seen },
+            TrafficError::Foreign(_) => Self::Foreign(error.to_string()),
             other => Self::Other(other.to_string()),
         }
     }
@@ -89,7 +93,12 @@ pub(super) async fn carry_out(
                 _ => (FULL_BP, false),
             };
             let table = table(driver, state, new_bp, leased);
-            driver.adapters.traffic.apply(fence, &table).await?;
+            let traffic = &driver.adapters.traffic;
+            if new_bp == 0 || plan.kind == Kind::Rollback {
+                traffic.take_back(fence, &table).await?;
+            } else {
+                traffic.apply(fence, &table).await?;
+            }
             let hash = table.hash().to_string();
             return Ok(serde_json::json!({ "table_hash": hash, "new_bp": new_bp }));
         }

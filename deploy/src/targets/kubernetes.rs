@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 use slipway_core::rollout::{InstanceView, VersionSpec};
 use slipway_core::traffic::Fence;
-use slipway_kubernetes::{Cluster, ClusterError, Object, ObjectKind, ServingPod};
+use slipway_kubernetes::{Claim, Cluster, ClusterError, Object, ObjectKind, ServingPod};
 use tokio::sync::OnceCell;
 
 use super::{Instances, Place, Target, TargetError};
@@ -285,6 +285,29 @@ impl KubernetesTarget {
             .unwrap_or_else(late)
     }
 
+    /// Waits until an object that was deleted is gone: it is listed, and keeps its name, until the cluster
+    /// has collected what it owned.
+    async fn removed(&self, kind: ObjectKind, name: &str) -> Result<(), TargetError> {
+        let cluster = self.cluster().await?;
+        let waiting = async {
+            loop {
+                let found = cluster.object(kind, name).await.map_err(refusal)?;
+                if !found.is_some_and(|object| object.ending) {
+                    return Ok(());
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        let late = |_| {
+            let limit = SEEN_LIMIT.as_secs();
+            let text = format!("{kind:?} `{name}` was deleted and is still there after {limit} s");
+            Err(TargetError::Unknown(text))
+        };
+        tokio::time::timeout(SEEN_LIMIT, waiting)
+            .await
+            .unwrap_or_else(late)
+    }
+
     /// One try of `ensure`; false when the Deployment changed at the same time.
     async fn declare(
         &self,
@@ -298,7 +321,9 @@ impl KubernetesTarget {
         let done = match all.iter().find(|one| one.name == name) {
             None => {
                 let body = deployment(place, version, fence);
-                cluster.apply(ObjectKind::Deployment, body, None).await
+                cluster
+                    .apply(ObjectKind::Deployment, body, None, Claim::Leave)
+                    .await
             }
             Some(known) if known.ending => {
                 let text = format!("Deployment `{name}` is still being removed");
@@ -447,7 +472,11 @@ impl Target for KubernetesTarget {
                 gone = gone.and(cluster.remove(ObjectKind::Deployment, known).await);
             }
             match gone {
-                Ok(()) => return self.left(place, version, 0).await,
+                Ok(()) => {
+                    self.left(place, version, 0).await?;
+                    self.removed(ObjectKind::Deployment, &name).await?;
+                    return self.removed(ObjectKind::Service, &name).await;
+                }
                 Err(ClusterError::Conflict(_)) => {}
                 Err(error) => return Err(refusal(error)),
             }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use slipway_core::traffic::{FULL_BP, Fence, FenceAnswer, Seen, Share, TrafficTable, judge};
-use slipway_kubernetes::{Cluster, ClusterError, Object, ObjectKind};
+use slipway_kubernetes::{Claim, Cluster, ClusterError, Object, ObjectKind};
 
 use super::{Reading, Traffic, TrafficError};
 use crate::places::KubernetesPlace;
@@ -269,7 +269,7 @@ impl KubernetesTraffic {
                 let labels = json!({OWNER.0: OWNER.1, VERSION: share.version});
                 let spec = self.service_spec(&share.version);
                 let body = json!({"metadata": {"name": name, "labels": labels}, "spec": spec});
-                let made = cluster.apply(kind, body, None).await;
+                let made = cluster.apply(kind, body, None, Claim::Leave).await;
                 made.map_err(|e| refusal(e, kind))?;
             }
         }
@@ -277,7 +277,12 @@ impl KubernetesTraffic {
     }
 
     /// One try; false when the object changed at the same time.
-    async fn declare(&self, fence: Fence, table: &TrafficTable) -> Result<bool, TrafficError> {
+    async fn declare(
+        &self,
+        fence: Fence,
+        table: &TrafficTable,
+        claim: Claim,
+    ) -> Result<bool, TrafficError> {
         let kind = self.kind();
         let known = self.object(&table.service).await?;
         let last = known.as_ref().and_then(stored);
@@ -312,11 +317,38 @@ impl KubernetesTraffic {
         let version = known
             .as_ref()
             .map(|object| object.resource_version.as_str());
-        match self.cluster().await?.apply(kind, body, version).await {
+        let applied = self.cluster().await?.apply(kind, body, version, claim);
+        match applied.await {
             Ok(_) => Ok(true),
             Err(ClusterError::Conflict(_)) => Ok(false),
+            Err(ClusterError::Owned { managers, .. }) => Err(TrafficError::Foreign(format!(
+                "{kind:?} `{}` was changed by `{managers}`, which owns what was changed; leave its \
+                 selector, weights and annotations to Slipway",
+                self.name(&table.service)?
+            ))),
             Err(error) => Err(refusal(error, kind)),
         }
+    }
+
+    async fn claimed(
+        &self,
+        fence: Fence,
+        table: &TrafficTable,
+        claim: Claim,
+    ) -> Result<(), TrafficError> {
+        table
+            .check()
+            .map_err(|e| TrafficError::Refused(e.to_string()))?;
+        for _ in 0..TRIES {
+            if self.declare(fence, table, claim).await? {
+                return self.accepted(&table.service).await;
+            }
+        }
+        Err(TrafficError::Unknown(format!(
+            "{:?} `{}` changed each time it was read",
+            self.kind(),
+            self.name(&table.service)?
+        )))
     }
 
     /// Waits until the gateways took the route.
@@ -353,20 +385,11 @@ impl KubernetesTraffic {
 #[async_trait]
 impl Traffic for KubernetesTraffic {
     async fn apply(&self, fence: Fence, table: &TrafficTable) -> Result<(), TrafficError> {
-        table
-            .check()
-            .map_err(|e| TrafficError::Refused(e.to_string()))?;
-        for _ in 0..TRIES {
-            if self.declare(fence, table).await? {
-                return self.accepted(&table.service).await;
-            }
-        }
-        Err(TrafficError::Refused(format!(
-            "{:?} `{}` is also changed by somebody else (another field manager); leave its selector, \
-             weights and annotations to Slipway",
-            self.kind(),
-            self.name(&table.service)?
-        )))
+        self.claimed(fence, table, Claim::Leave).await
+    }
+
+    async fn take_back(&self, fence: Fence, table: &TrafficTable) -> Result<(), TrafficError> {
+        self.claimed(fence, table, Claim::Take).await
     }
 
     async fn read(&self, service: &str) -> Result<Reading, TrafficError> {

@@ -27,6 +27,9 @@ pub enum TrafficError {
     /// The table or the fence is wrong.
     #[error("the router refused: {0}")]
     Refused(String),
+    /// Somebody else changed what carries the traffic, and it is theirs now.
+    #[error("somebody else has the route: {0}")]
+    Foreign(String),
     /// Whether it happened is not known.
     #[error("the router did not answer as expected: {0}")]
     Unknown(String),
@@ -52,6 +55,12 @@ pub struct Reading {
 pub trait Traffic: Send + Sync {
     /// Uses `table` from now on; answers when every new request does.
     async fn apply(&self, fence: Fence, table: &TrafficTable) -> Result<(), TrafficError>;
+
+    /// The same on the way back to a known good version: what somebody else changed meanwhile is taken
+    /// from them, because the way back must not wait for a person.
+    async fn take_back(&self, fence: Fence, table: &TrafficTable) -> Result<(), TrafficError> {
+        self.apply(fence, table).await
+    }
 
     /// What is in use; a service that the router does not know reads as nothing.
     async fn read(&self, service: &str) -> Result<Reading, TrafficError>;

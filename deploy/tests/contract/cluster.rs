@@ -21,6 +21,8 @@ pub(super) struct Objects {
     pub(super) races: u32,
     /// Another manager owns what is applied.
     pub(super) foreign: bool,
+    /// What is deleted is still there for so many looks.
+    pub(super) lingers: u64,
     /// Controllers are not running.
     pub(super) stopped: bool,
     writes: u64,
@@ -37,6 +39,14 @@ fn status(code: u16, reason: &str) -> Answer {
     let body = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "metadata": {},
         "code": code, "reason": reason, "message": "hunter2 by the test"});
     (StatusCode::from_u16(code).unwrap(), Json(body))
+}
+
+/// As a real one says whose field it is.
+fn owned() -> Answer {
+    let (code, Json(mut body)) = status(409, "Conflict");
+    body["details"] = json!({"causes": [{"reason": "FieldManagerConflict", "field": ".spec.rules",
+        "message": "conflict with \"kubectl-edit\" using v1"}]});
+    (code, Json(body))
 }
 
 fn merge(into: &mut Value, from: &Value) {
@@ -118,6 +128,19 @@ impl Objects {
         }
     }
 
+    /// The garbage collector looks at an object that was deleted.
+    fn collect(&mut self, key: &(String, String)) {
+        let looks = self
+            .all
+            .get(key)
+            .and_then(|object| object["looks"].as_u64());
+        match (looks, self.all.get_mut(key)) {
+            (Some(0 | 1), _) => drop(self.all.remove(key)),
+            (Some(looks), Some(object)) => object["looks"] = json!(looks - 1),
+            _ => {}
+        }
+    }
+
     /// Somebody else writes an object.
     fn touch(&mut self, key: &(String, String)) {
         let version = self.version();
@@ -165,6 +188,7 @@ async fn show(
     locked(&objects, |objects| {
         let found = objects.all.get(&key).cloned();
         objects.look(&key);
+        objects.collect(&key);
         match found {
             Some(object) => (StatusCode::OK, Json(object)),
             None => status(404, "NotFound"),
@@ -180,7 +204,7 @@ async fn patch(
     body: String,
 ) -> Answer {
     assert_eq!(query["fieldManager"], "slipway");
-    assert!(!query.contains_key("force"), "nothing is taken from others");
+    let force = query.get("force").is_some_and(|force| force == "true");
     let sent: Value = serde_json::from_str(&body).unwrap();
     let applied = headers["content-type"] == "application/apply-patch+yaml";
     let key = (kind.clone(), name.clone());
@@ -195,9 +219,13 @@ async fn patch(
             .all
             .get(&key)
             .map(|o| o["metadata"]["resourceVersion"].clone());
-        if named.is_some_and(|named| is != Some(json!(named))) || (applied && objects.foreign) {
+        if named.is_some_and(|named| is != Some(json!(named))) {
             return status(409, "Conflict");
         }
+        if applied && objects.foreign && !force {
+            return owned();
+        }
+        objects.foreign &= !force;
         let Some(mut object) = known.or_else(|| applied.then(|| json!({"metadata": {}}))) else {
             return status(404, "NotFound");
         };
@@ -234,6 +262,12 @@ async fn delete(
         }
         objects.all.remove(&key);
         objects.reconcile(&key.1);
+        if objects.lingers > 0 {
+            let mut ending = object.clone();
+            ending["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+            ending["looks"] = json!(objects.lingers);
+            objects.all.insert(key, ending);
+        }
         (StatusCode::OK, Json(object))
     })
 }

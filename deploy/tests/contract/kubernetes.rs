@@ -8,7 +8,7 @@ use slipway_deploy::targets::{KubernetesTarget, Place, Target, TargetError};
 use slipway_deploy::traffic::{KubernetesTraffic, Traffic, TrafficError};
 
 use super::cluster::{NAMESPACE, locked, serve};
-use super::{fence, table, target_suite, traffic_suite, ulid, version};
+use super::suites::{fence, table, target_suite, traffic_suite, ulid, version};
 
 fn image() -> String {
     format!("registry.test/shop@sha256:{}", "a".repeat(64))
@@ -154,6 +154,20 @@ async fn what_a_cluster_cannot_do_is_refused_with_a_way_out() {
 }
 
 #[tokio::test]
+async fn a_version_is_retired_when_its_objects_are_gone_and_not_before() {
+    let (objects, cluster) = serve().await;
+    let target = KubernetesTarget::on(cluster(NAMESPACE));
+    let (place, new) = (place(), version(&image(), 1));
+    target.ensure(fence(1, 1), &place, &new).await.unwrap();
+    locked(&objects, |objects| objects.lingers = 3);
+    let id = &new.version_id;
+    let retired = target.retire(fence(2, 1), &place, id, Duration::ZERO).await;
+    retired.unwrap();
+    assert!(target.observe(&place).await.unwrap().is_empty());
+    target.ensure(fence(2, 2), &place, &new).await.unwrap();
+}
+
+#[tokio::test]
 async fn an_effect_is_not_done_before_its_controller_saw_it() {
     let (objects, cluster) = serve().await;
     let target = KubernetesTarget::on(cluster(NAMESPACE));
@@ -251,9 +265,12 @@ async fn what_belongs_to_others_is_not_taken() {
     let two = table("shop/production", "gateway:80", &[("v2", 10_000)]);
     let refused = traffic.apply(fence(1, 2), &two).await;
     assert!(
-        matches!(&refused, Err(TrafficError::Refused(t)) if t.contains("field manager")),
+        matches!(&refused, Err(TrafficError::Foreign(t)) if t.contains("`kubectl-edit`")),
         "{refused:?}"
     );
+    traffic.take_back(fence(1, 2), &two).await.unwrap();
+    let seen = traffic.read("shop/production").await.unwrap().table;
+    assert_eq!(seen, Some(two));
     let odd = table("Shop!/x", "gateway:80", &[("v1", 10_000)]);
     let refused = traffic.apply(fence(1, 1), &odd).await.unwrap_err();
     assert!(

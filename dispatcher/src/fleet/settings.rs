@@ -31,7 +31,7 @@ impl AgentSettings {
         agent: &AgentId,
         join_token: &str,
     ) -> Self {
-        let mut all = Table::new();
+        let mut all = config.every_agent.clone();
         let mut put = |key: &str, value: Value| all.insert(key.to_owned(), value);
         let short: String = agent.as_str().chars().skip(18).collect();
         put("dispatcher", Value::String(config.dispatcher.clone()));
@@ -103,5 +103,26 @@ impl AgentSettings {
                 Some((name, plain(value)?))
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_every_agent_is_told_reaches_pods_and_replaces_nothing_of_their_own() {
+        let text = "allowed_sources = ['https://git.internal/']\njoin_token = 'theirs'\nslots = 9";
+        let config = FleetConfig {
+            every_agent: text.parse().expect("a table"),
+            ..FleetConfig::default()
+        };
+        let order = crate::fleet::contract::order(&config, 1);
+        let file = order.settings.elsewhere("/data", "/cache").to_file();
+        let read: Table = file.parse().expect("a settings file");
+        let allowed = read["allowed_sources"].as_array().expect("a list");
+        assert_eq!(allowed[0].as_str(), Some("https://git.internal/"));
+        assert_eq!(read["slots"].as_integer(), Some(1));
+        assert_ne!(read["join_token"].as_str(), Some("theirs"));
     }
 }

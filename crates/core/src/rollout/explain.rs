@@ -122,6 +122,12 @@ fn next(plan: &RolloutPlan, state: &State, now: Timestamp) -> String {
                 Some(PauseWhy::Blind) => {
                     format!("Next: it goes on when counters are back, or {ends}.")
                 }
+                Some(PauseWhy::Foreign) => {
+                    format!(
+                        "Next: somebody puts the route back and resumes it, or aborts it (which \
+                         takes the route back), or {ends}."
+                    )
+                }
                 _ => format!("Next: somebody resumes, promotes or aborts it, or {ends}."),
             }
         }

@@ -355,6 +355,41 @@ fn a_pause_keeps_the_watch_and_ends_by_itself() {
     assert_eq!(world.state.phase, Phase::Succeeded);
 }
 
+#[test]
+fn a_route_that_became_somebody_elses_waits_for_a_person_and_goes_back_without_one() {
+    for (wish, then, ends) in [
+        (Wish::Resume, Phase::Shift, Phase::Succeeded),
+        (
+            Wish::Abort {
+                reason: "theirs".to_owned(),
+            },
+            Phase::ShiftBack,
+            Phase::RolledBack,
+        ),
+    ] {
+        let mut world = World::with_stable(Kind::Rollout);
+        world.take_over();
+        let mut fate = Fate::default();
+        while !world.state.traffic_touched {
+            assert!(world.turn(&mut fate).is_ok());
+        }
+        assert_eq!(world.state.phase, Phase::Shift);
+        let mut pause = Transition::to(Phase::Paused, world.state.step_idx).because("theirs");
+        pause.pause = PauseWhy::Foreign;
+        world.state = world.state.entered(&pause, world.now, 3_600_000);
+        // The weights are not those of the step, and that alone moves nothing.
+        for _ in 0..20 {
+            assert!(world.turn(&mut fate).is_ok());
+            assert_eq!(world.state.phase, Phase::Paused);
+        }
+        world.wish = Some(wish);
+        assert!(world.turn(&mut fate).is_ok());
+        assert_eq!(world.state.phase, then);
+        world.run(&[], LIMIT);
+        assert_eq!(world.state.phase, ends);
+    }
+}
+
 proptest! {
     #[test]
     fn traffic_weight_invariant(

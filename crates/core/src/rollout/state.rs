@@ -98,6 +98,8 @@ pub enum PauseWhy {
     Blind,
     /// The step says that a person must agree before the next one.
     Approval,
+    /// Somebody else changed what carries the traffic.
+    Foreign,
 }
 
 /// A pause under way.

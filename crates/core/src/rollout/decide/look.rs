@@ -52,6 +52,11 @@ impl Decision<'_> {
             );
             return self.back(&why);
         }
+        let pause = self.s.state.pause.as_ref();
+        if pause.is_some_and(|pause| pause.why == PauseWhy::Foreign) {
+            // The weights are not ours: nothing that is counted under them says anything.
+            return self.paused();
+        }
         let gates = match (&self.observed().traffic, &self.observed().gates) {
             (Some(_), Some(gates)) => gates,
             _ => {
