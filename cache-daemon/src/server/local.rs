@@ -25,6 +25,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::blobs::BlobError;
 use crate::peers;
 use crate::server::foreign::{Doors, Limits};
+use crate::server::moved::Moved;
 use crate::server::{doors::Asked, keyed as asked};
 use crate::store::{Keep, Wanted};
 use crate::{Store, StoreError};
@@ -60,6 +61,7 @@ pub(crate) async fn serve(
         store,
         peers,
         doors,
+        moved: Moved::default(),
     };
     let door = CacheServer::new(local)
         .max_decoding_message_size(DECODE_MAX)
@@ -76,6 +78,7 @@ struct Local {
     store: Arc<Store>,
     peers: peers::Known,
     doors: Arc<Doors>,
+    moved: Moved,
 }
 
 fn digest(field: &'static str, text: &str) -> Result<Digest, Status> {
@@ -142,6 +145,7 @@ impl Cache for Local {
             None => 0,
         };
         self.store.counters().fetched_bytes.inc_by(fetched);
+        let fetched = self.moved.add(&attempt, fetched);
         let (root, files, bytes) = self
             .blocking(move |store| {
                 store.restore(&Wanted {
@@ -398,6 +402,7 @@ impl Cache for Local {
         request: Request<ReleaseRequest>,
     ) -> Result<Response<ReleaseResponse>, Status> {
         let attempt = request.into_inner().attempt;
+        self.moved.forget(&attempt);
         self.blocking(move |store| {
             store.release(&attempt);
             Ok(())

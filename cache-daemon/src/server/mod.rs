@@ -4,5 +4,6 @@ mod doors;
 mod foreign;
 mod keyed;
 mod local;
+mod moved;
 
 pub(crate) use local::serve;
