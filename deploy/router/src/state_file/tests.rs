@@ -1,3 +1,5 @@
+//! Saved, torn, damaged and found again.
+
 use super::*;
 
 fn kept(token_floor: u64) -> Kept {

@@ -1,3 +1,5 @@
+//! Gates of the user's own: what their answers come to.
+
 use std::collections::BTreeMap;
 
 use super::*;
