@@ -12,6 +12,7 @@ use slipway_tests::{Postgres, Repository, eventually, require};
 use crate::ZERO;
 use crate::crash::SOON;
 use crate::place::Place;
+use crate::rollout::docker;
 
 /// Short stages of which the second needs what the first made.
 const SHORT: &str = "version: 1\non:\n  push:\ndefaults:\n  image: slipway-busybox:1\nstages:\n  make:\n    commands: [sleep 2, echo made > made]\n    artifacts: { paths: [made] }\n  look:\n    needs: [make]\n    commands: [grep made made]\n";
@@ -145,6 +146,19 @@ async fn builds(db: &Db) -> Vec<Stands> {
     seen
 }
 
+/// The ids of a recording are always the same: a replay that was killed must not stand in the next one's way.
+async fn clear(db: &Db) {
+    for build in builds(db).await {
+        let id = build.build.parse().expect("an id");
+        for stage in db.stages(&id).await.expect("readable") {
+            let filter = format!("label=slipway.stage={}", stage.stage_id);
+            for left in docker(&["ps", "-aq", "--filter", &filter], "").lines() {
+                docker(&["rm", "-f", left], "");
+            }
+        }
+    }
+}
+
 /// Today's processes over that database.
 async fn replay(recording: &Path, mut place: Place, before: &[Stands]) {
     place.start_dispatcher().await;
@@ -225,6 +239,7 @@ async fn history_replay_fixtures() {
             let place = Place::over(files, settings).await;
             let db = place.db().await;
             let before = builds(&db).await;
+            clear(&db).await;
             db.close().await;
             assert!(!before.is_empty());
             replay(&recording, place, &before).await;

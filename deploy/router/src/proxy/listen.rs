@@ -171,13 +171,13 @@ impl Accepting {
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    let connection = Connection {
+                    let connection = Arc::new(Connection {
                         listen: Arc::clone(&self.listen),
                         proxy: self.proxy.clone(),
                         peer: Peer::new(peer.ip(), self.tls.is_some()),
                         stop: self.stop.clone(),
                         leaving: self.leaving.clone(),
-                    };
+                    });
                     let serving = serve(stream, self.tls.clone(), connection);
                     self.connections.spawn("client connection", async move {
                         serving.await;
@@ -194,8 +194,8 @@ impl Accepting {
     }
 }
 
-/// One client's connection, in whatever it speaks.
-#[derive(Clone)]
+/// One client's connection, in whatever it speaks. Shared by its requests: a token to stop by is not cloned
+/// for each, because clones of it take turns.
 struct Connection {
     listen: Arc<str>,
     proxy: Proxy,
@@ -204,7 +204,7 @@ struct Connection {
     leaving: Shutdown,
 }
 
-async fn serve(stream: TcpStream, tls: Option<TlsAcceptor>, connection: Connection) {
+async fn serve(stream: TcpStream, tls: Option<TlsAcceptor>, connection: Arc<Connection>) {
     // Small answers matter more than full packets.
     let _best_effort = stream.set_nodelay(true);
     let Some(tls) = tls else {
@@ -222,7 +222,7 @@ async fn serve(stream: TcpStream, tls: Option<TlsAcceptor>, connection: Connecti
 }
 
 impl Connection {
-    async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
         let log = &self.proxy.log;
         if !log.is_open() {
             return Ok(self.proxy.answer(&self.listen, self.peer, request).await);
@@ -236,19 +236,18 @@ impl Connection {
     /// Once a newer process accepts, clients are told with their next answer to connect anew: to close what
     /// is idle would cut a request that is on its way.
     async fn answer_and_leave(
-        self,
+        self: Arc<Self>,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Infallible> {
-        let leaving = self.leaving.clone();
         let mut response = self.answer(request).await?;
-        if leaving.has_begun() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        if self.leaving.has_begun() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);
         }
         Ok(response)
     }
 
-    async fn http1(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+    async fn http1(self: Arc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         let stop = self.stop.clone();
         let mut builder = http1::Builder::new();
         builder
@@ -257,7 +256,7 @@ impl Connection {
             .max_buf_size(HEAD_MAX)
             .max_header_size(HEAD_MAX)
             .max_headers(COUNT_MAX);
-        let service = service_fn(move |request| self.clone().answer_and_leave(request));
+        let service = service_fn(move |request| Arc::clone(&self).answer_and_leave(request));
         let serving = builder
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
@@ -274,7 +273,7 @@ impl Connection {
         }
     }
 
-    async fn http2(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+    async fn http2(self: Arc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         let (stop, leaving) = (self.stop.clone(), self.leaving.clone());
         let idle_max = self.proxy.limits.idle_timeout();
         let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -287,7 +286,7 @@ impl Connection {
         let open = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&open);
         let service = service_fn(move |request| {
-            let (connection, open) = (self.clone(), Open::of(&counted));
+            let (connection, open) = (Arc::clone(&self), Open::of(&counted));
             async move {
                 let response = connection.answer(request).await?;
                 // Until the last byte, or until nobody wants it any more.
