@@ -125,8 +125,9 @@ async fn take_place(
     shutdown: &Shutdown,
 ) -> anyhow::Result<(UnixListener, JoinHandle<Option<()>>)> {
     let follows = services.predecessor().is_some();
+    let (address, token) = (&config.health_address, &config.metrics_token);
     if !follows {
-        watched(config, parts, leaving).await?;
+        parts.health.serve(address, token, leaving).await?;
     }
     let socket = config.socket();
     let listener = control_socket(&socket, follows)
@@ -145,8 +146,8 @@ async fn take_place(
     Ok((listener, offering))
 }
 
-/// Health and metrics, until a newer process has the sockets. The one before this one may need a moment to
-/// let the address go.
+/// Health and metrics after a hand-over: the process before this one may need a moment to let the address
+/// go. Without one, an address that is taken is an error at once.
 async fn watched(config: &Config, parts: &Parts, leaving: &Shutdown) -> anyhow::Result<()> {
     let (address, token) = (&config.health_address, &config.metrics_token);
     let mut tries = 0;
