@@ -2,30 +2,22 @@
 
 use std::collections::BTreeMap;
 
-use slipway_core::gate::{CustomKind, CustomRule, Sample};
+use slipway_core::gate::{self, ANSWERS, CustomKind, CustomRule, Sample};
 use slipway_core::rollout::State;
 use slipway_store::{GateTickRow, RolloutRow, StoreError};
 
 use super::drive::Driver;
 use super::gates::json;
 
-/// Answers to a gate are rows of this source and its name.
-pub(super) const SOURCE: &str = "gate:";
-
 /// Answers by the gates' names, oldest first.
 pub(super) type Answers = BTreeMap<String, Vec<Sample>>;
 
 /// What is kept.
 pub(super) fn restore(rows: &[GateTickRow]) -> Answers {
-    let mut answers = Answers::new();
-    for row in rows {
-        if let Some(name) = row.source.strip_prefix(SOURCE)
-            && let Ok(sample) = serde_json::from_str(&row.counters_json)
-        {
-            answers.entry(name.to_owned()).or_default().push(sample);
-        }
-    }
-    answers
+    let pairs = rows
+        .iter()
+        .map(|row| (row.source.as_str(), row.counters_json.as_str()));
+    gate::answers(pairs)
 }
 
 /// Asks every gate that is due, all at once.
@@ -66,7 +58,7 @@ pub(super) async fn ask(
             deployment_id: driver.id.to_owned(),
             step_idx: i64::from(state.step_idx),
             seq: i64::try_from(known.len()).unwrap_or(i64::MAX),
-            source: format!("{SOURCE}{}", rule.name),
+            source: format!("{ANSWERS}{}", rule.name),
             boot_id: String::new(),
             t0: known.last().map_or(sample.at, |last| last.at),
             t1: sample.at,

@@ -5,6 +5,8 @@
 //! anybody: answers are taken by the coordinator and kept before they count. A number that is missing or
 //! absurd is BLIND and never a pass.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::bake::{Bake, Judged, LOOKS, elapsed, watched};
@@ -139,6 +141,25 @@ impl Sample {
     fn is_missing(&self) -> bool {
         matches!(self.answer, Answer::Missing(_))
     }
+}
+
+/// Kept answers to a gate are of the source that begins so and ends with the gate's name.
+pub const ANSWERS: &str = "gate:";
+
+/// Answers by the gates' names, of kept rows (source, JSON) in their order. Rows of other sources, and what
+/// cannot be read, are left out.
+pub fn answers<'a>(
+    rows: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> BTreeMap<String, Vec<Sample>> {
+    let mut answers: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
+    for (source, json) in rows {
+        if let Some(name) = source.strip_prefix(ANSWERS)
+            && let Ok(sample) = serde_json::from_str(json)
+        {
+            answers.entry(name.to_owned()).or_default().push(sample);
+        }
+    }
+    answers
 }
 
 /// What one number is worth.

@@ -29,7 +29,9 @@ mod watch;
 pub mod simulation;
 
 pub use bake::{Bake, Instances, judge_bake, judge_watch};
-pub use custom::{Answer, CustomKind, CustomRule, Sample, judge_custom, unanswered_ms};
+pub use custom::{
+    ANSWERS, Answer, CustomKind, CustomRule, Sample, answers, judge_custom, unanswered_ms,
+};
 pub use dispersion::{HalfTick, phi};
 pub use histogram::{BUCKETS, Histogram, bucket_of, lower_edge};
 pub use instances::{ExitVerdict, Exits, MemorySample, judge_exits, judge_memory};

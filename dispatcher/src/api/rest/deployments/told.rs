@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use axum::extract::{Path, State};
 use serde::Serialize;
-use slipway_core::gate::{Reading, Sample, Tick};
+use slipway_core::gate::{self, Reading, Tick};
 use slipway_core::rollout::{self, RolloutPlan, explain, judge_recorded};
-use slipway_store::{GateTickRow, RolloutRow};
+use slipway_store::RolloutRow;
 use utoipa::ToSchema;
 
 use super::LOOKS_MAX;
@@ -83,7 +83,9 @@ pub async fn replay(
         let readings: Vec<Reading> = kept("router")
             .filter_map(|row| serde_json::from_str(&row.counters_json).ok())
             .collect();
-        let answers = answers(&rows);
+        let pairs = rows.iter();
+        let pairs = pairs.map(|row| (row.source.as_str(), row.counters_json.as_str()));
+        let answers = gate::answers(pairs);
         let Some(report) = judge_recorded(&plan, step, &baseline, &readings, &answers) else {
             continue;
         };
@@ -96,17 +98,4 @@ pub async fn replay(
         });
     }
     Ok(axum::Json(all))
-}
-
-/// Answers to the user's own gates, by their names.
-fn answers(rows: &[GateTickRow]) -> BTreeMap<String, Vec<Sample>> {
-    let mut answers: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
-    for row in rows {
-        if let Some(name) = row.source.strip_prefix("gate:")
-            && let Ok(sample) = serde_json::from_str(&row.counters_json)
-        {
-            answers.entry(name.to_owned()).or_default().push(sample);
-        }
-    }
-    answers
 }
