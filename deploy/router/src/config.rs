@@ -24,6 +24,8 @@ pub struct Config {
     pub access_log: PathBuf,
     /// Certificates of listeners that speak TLS.
     pub tls: Vec<TlsConfig>,
+    /// Threads that carry traffic; 0 = one per core.
+    pub threads: usize,
     /// What it bears.
     pub limits: Limits,
 }

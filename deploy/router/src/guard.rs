@@ -1,4 +1,5 @@
-//! The router's own watch over new versions: the tripwire, and the lease of a coordinator that looks.
+//! The router's own watch over new versions: the tripwire, and the lease of a coordinator that looks. On its
+//! way it closes idle connections that nobody waits on.
 //!
 //! Decides nothing but that: the rule is core's, and both ways lead only to stable.
 
@@ -39,6 +40,9 @@ pub(crate) async fn guard(services: Arc<Services>, shutdown: Shutdown) {
         for (name, service) in all.iter() {
             let seen = lately.entry(name.clone()).or_default();
             look(&services, name, service, seen).await;
+            if let Some(live) = service.live.load().as_ref() {
+                live.sweep(services.now_ms());
+            }
         }
     }
 }

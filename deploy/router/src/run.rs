@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::control::Control;
 use crate::hand_over::{self, Offer};
 use crate::metrics::Traffic;
-use crate::proxy::{Proxy, TcpListeners};
+use crate::proxy::{Proxy, TcpListeners, Workers};
 use crate::services::Services;
 use crate::state_file::StateFile;
 use crate::tls::Tls;
@@ -84,7 +84,11 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
         log: log.clone(),
     };
     let handed = handed.unwrap_or_default();
-    let listeners = TcpListeners::new(proxy, tls.clone(), handed, traffic.clone(), leaving.clone());
+    let workers = Workers::start(config.threads).context("cannot start the threads of traffic")?;
+    let listeners = {
+        let (traffic, leaving) = (traffic.clone(), leaving.clone());
+        TcpListeners::new(proxy, tls.clone(), handed, workers, traffic, leaving)
+    };
     for trouble in services.restore(Box::new(listeners)).await {
         tracing::error!(trouble, "state was not whole");
         parts.health.degraded("state", trouble);

@@ -101,6 +101,12 @@ impl Live {
             .collect()
     }
 
+    /// Closes idle connections that ended or are too old.
+    pub(crate) fn sweep(&self, now_ms: i64) {
+        let backends = self.versions.iter().flat_map(|one| &one.backends);
+        backends.for_each(|backend| backend.sweep(now_ms));
+    }
+
     /// Whether two versions share traffic, so that clients are kept where they are.
     pub(crate) fn is_shared(&self) -> bool {
         let weighty = self.table.versions.iter().filter(|one| one.weight_bp > 0);

@@ -19,13 +19,14 @@ const MAX_AGE_S: u32 = 86_400;
 const ID_MAX: usize = 64;
 
 /// The other end of a connection, looked at once.
-#[derive(Clone, Copy)]
 pub(super) struct Peer {
     pub(super) ip: IpAddr,
     /// Whether it speaks TLS to us.
     pub(super) secure: bool,
     /// In which half of all clients its address is.
     second_half: bool,
+    /// Its address as a header says it.
+    pub(super) forwarded_for: HeaderValue,
 }
 
 impl Peer {
@@ -34,10 +35,13 @@ impl Peer {
             IpAddr::V4(ip) => second_half(&ip.octets()),
             IpAddr::V6(ip) => second_half(&ip.octets()),
         };
+        // An address is made of digits, letters, dots and colons.
+        let forwarded_for = HeaderValue::from_str(&ip.to_string());
         Self {
             ip,
             secure,
             second_half,
+            forwarded_for: forwarded_for.unwrap_or(HeaderValue::from_static("unknown")),
         }
     }
 }
@@ -52,7 +56,7 @@ pub(super) struct Known {
 pub(super) fn known(
     service: &Service,
     headers: &HeaderMap,
-    peer: Peer,
+    peer: &Peer,
     is_get: bool,
     fresh: impl FnOnce() -> String,
 ) -> Known {

@@ -26,8 +26,9 @@ use crate::table::{self, Client, Target};
 
 /// Instances that one request is tried at.
 const TRIES: usize = 3;
-/// The largest body that is kept for a repetition.
-const REPLAY_MAX: u64 = 64 * 1024;
+/// The largest body that is read whole before it is sent: it can be repeated where that is allowed, and a slow
+/// client holds no connection to an instance.
+const KEPT_MAX: u64 = 64 * 1024;
 
 /// The data plane.
 #[derive(Clone)]
@@ -92,7 +93,7 @@ impl Proxy {
     pub(super) async fn answer(
         &self,
         listen: &str,
-        peer: client::Peer,
+        peer: &client::Peer,
         mut request: Request<Incoming>,
     ) -> Response<Body> {
         if let Some(trouble) = headers::framing_trouble(request.headers()) {
@@ -120,8 +121,8 @@ impl Proxy {
             .headers()
             .get(header::HOST)
             .and_then(|host| host.to_str().ok());
-        let host = host.or(request.uri().host()).unwrap_or_default().to_owned();
-        let Some(service) = self.services.find(listen, &host) else {
+        let host = host.or(request.uri().host()).unwrap_or_default();
+        let Some(service) = self.services.find(listen, host) else {
             let reason = format!("no service with a traffic table answers to `{host}` here");
             return refuse(StatusCode::SERVICE_UNAVAILABLE, &reason);
         };
@@ -167,7 +168,7 @@ impl Proxy {
     ) -> Response<Body> {
         let (mut head, body) = request.into_parts();
         let idempotent = headers::is_idempotent(&head.method);
-        let mut payload = match keep(&mut head, body, idempotent).await {
+        let mut payload = match keep(&mut head, body).await {
             Ok(payload) => payload,
             Err(response) => return *response,
         };
@@ -291,7 +292,7 @@ impl Proxy {
             }),
             services: Arc::clone(&self.services),
         };
-        Response::from_parts(head, counted.started().boxed_unsync())
+        Response::from_parts(head, Body::streamed(counted.started()))
     }
 }
 
@@ -303,11 +304,10 @@ fn timeout_of(service: &Service) -> u64 {
         .map_or(60_000, |live| live.table.upstream_timeout_ms)
 }
 
-/// Keeps a small body of a request that may be repeated.
+/// Reads a small body whole.
 async fn keep(
     head: &mut Parts,
     body: Incoming,
-    idempotent: bool,
 ) -> Result<Payload, Box<Response<Body>>> {
     let length = headers::content_length(&head.headers);
     // The framing to the instance is ours: hyper writes it from the body.
@@ -315,8 +315,8 @@ async fn keep(
     if length.unwrap_or(0) == 0 && body.is_end_stream() {
         return Ok(Payload::Kept(Bytes::new()));
     }
-    if idempotent && length.is_some_and(|length| length <= REPLAY_MAX) {
-        let limit = usize::try_from(REPLAY_MAX).unwrap_or(usize::MAX);
+    if length.is_some_and(|length| length <= KEPT_MAX) {
+        let limit = usize::try_from(KEPT_MAX).unwrap_or(usize::MAX);
         return match Limited::new(body, limit).collect().await {
             Ok(all) => Ok(Payload::Kept(all.to_bytes())),
             Err(_) => Err(Box::new(refuse(
@@ -325,10 +325,7 @@ async fn keep(
             ))),
         };
     }
-    Ok(Payload::Streamed(
-        body.map_err(|error| Box::new(error) as BodyError)
-            .boxed_unsync(),
-    ))
+    Ok(Payload::Streamed(Body::streamed(body)))
 }
 
 async fn attempt(
@@ -342,7 +339,11 @@ async fn attempt(
     *request.method_mut() = head.method.clone();
     *request.uri_mut() = headers::origin_form(&head.uri).unwrap_or_default();
     *request.headers_mut() = head.headers.clone();
-    let sending = lease.sender.try_send_request(request);
+    if matches!(payload, Payload::Spent) {
+        // It may have to move in both directions at once.
+        lease.upstream.detach();
+    }
+    let sending = lease.upstream.send(request);
     match tokio::time::timeout(Duration::from_millis(timeout_ms), sending).await {
         Ok(Ok(response)) => Tried::Answered(response, lease),
         Ok(Err(mut error)) => match error.take_message() {
@@ -405,7 +406,13 @@ impl http_body::Body for Counted {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let polled = Pin::new(&mut self.inner).poll_frame(cx);
+        let mut polled = Pin::new(&mut self.inner).poll_frame(cx);
+        if polled.is_pending()
+            && let Some(open) = &mut self.open
+        {
+            open.lease.upstream.drive(cx);
+            polled = Pin::new(&mut self.inner).poll_frame(cx);
+        }
         match &polled {
             Poll::Ready(None) => self.close(true),
             Poll::Ready(Some(Err(_))) => self.close(false),

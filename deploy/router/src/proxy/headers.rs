@@ -18,12 +18,16 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     TRANSFER_ENCODING,
     UPGRADE,
 ];
-const FORWARDED: [&str; 5] = [
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-    "x-forwarded-port",
-    "forwarded",
+const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FROM_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// What says who asked.
+const FORWARDED: [HeaderName; 5] = [
+    FOR,
+    FROM_HOST,
+    PROTO,
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("forwarded"),
 ];
 /// Most headers of a request.
 pub(super) const COUNT_MAX: usize = 100;
@@ -39,7 +43,17 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
         .flat_map(|value| value.split(','))
         .filter_map(|name| name.trim().parse().ok())
         .collect();
-    for name in named.iter().chain(&HOP_BY_HOP) {
+    for name in named {
+        headers.remove(name);
+    }
+    remove_all(headers, &HOP_BY_HOP);
+}
+
+/// Removes these. Few requests have any, so one look at what is there is less than a search for each.
+fn remove_all(headers: &mut HeaderMap, names: &[HeaderName]) {
+    let there = headers.keys().filter(|name| names.contains(name));
+    let there: Vec<HeaderName> = there.cloned().collect();
+    for name in there {
         headers.remove(name);
     }
 }
@@ -54,18 +68,14 @@ pub(super) fn strip_hop_by_hop_but_framing(headers: &mut HeaderMap) {
 }
 
 /// Says who asked. What the client says about that is dropped: it may be anybody.
-pub(super) fn forwarded(headers: &mut HeaderMap, peer: Peer) {
+pub(super) fn forwarded(headers: &mut HeaderMap, peer: &Peer) {
     let host = headers.get(HOST).cloned();
-    for name in FORWARDED {
-        headers.remove(name);
-    }
-    if let Ok(address) = HeaderValue::from_str(&peer.ip.to_string()) {
-        headers.insert("x-forwarded-for", address);
-    }
+    remove_all(headers, &FORWARDED);
+    headers.insert(FOR, peer.forwarded_for.clone());
     let proto = if peer.secure { "https" } else { "http" };
-    headers.insert("x-forwarded-proto", HeaderValue::from_static(proto));
+    headers.insert(PROTO, HeaderValue::from_static(proto));
     if let Some(host) = host {
-        headers.insert("x-forwarded-host", host);
+        headers.insert(FROM_HOST, host);
     }
 }
 
@@ -156,6 +166,9 @@ pub(super) fn keep_alive_seconds(headers: &HeaderMap) -> Option<u64> {
 
 /// The target of a request as an instance expects it: path and query only.
 pub(super) fn origin_form(uri: &Uri) -> Option<Uri> {
+    if uri.authority().is_none() && uri.scheme().is_none() && uri.path().starts_with('/') {
+        return Some(uri.clone());
+    }
     let path = uri.path_and_query().map_or("/", |pq| pq.as_str());
     path.parse().ok()
 }
@@ -196,9 +209,9 @@ mod tests {
             ("forwarded", "for=x"),
             ("host", "a"),
         ]);
-        forwarded(&mut headers, Peer::new([127, 0, 0, 1].into(), false));
+        forwarded(&mut headers, &Peer::new([127, 0, 0, 1].into(), false));
         assert_eq!(headers["x-forwarded-proto"], "http");
-        forwarded(&mut headers, Peer::new([127, 0, 0, 1].into(), true));
+        forwarded(&mut headers, &Peer::new([127, 0, 0, 1].into(), true));
         assert_eq!(headers["x-forwarded-proto"], "https");
         assert_eq!(headers["x-forwarded-for"], "127.0.0.1");
         assert_eq!(headers["x-forwarded-host"], "a");

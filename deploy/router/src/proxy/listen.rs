@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
-use std::net::ToSocketAddrs as _;
+use std::net::{IpAddr, ToSocketAddrs as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures::stream::{FuturesUnordered, StreamExt as _};
 use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
@@ -18,7 +19,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use slipway_daemon::Shutdown;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 
 use super::Body;
@@ -26,6 +27,7 @@ use super::client::Peer;
 use super::forward::Proxy;
 use super::headers::COUNT_MAX;
 use super::logged::Pending;
+use super::workers::Workers;
 use crate::hand_over::Handed;
 use crate::services::Listeners;
 use crate::tls::Tls;
@@ -48,6 +50,7 @@ pub(crate) struct TcpListeners {
     proxy: Proxy,
     tls: Tls,
     permits: Arc<Semaphore>,
+    workers: Arc<Workers>,
     /// Connections of closed listeners end with it too.
     shutdown: Shutdown,
     /// Begins when a newer process accepts.
@@ -65,6 +68,7 @@ impl TcpListeners {
         proxy: Proxy,
         tls: Tls,
         handed: Handed,
+        workers: Workers,
         shutdown: Shutdown,
         leaving: Shutdown,
     ) -> Self {
@@ -75,6 +79,7 @@ impl TcpListeners {
             proxy,
             tls,
             permits,
+            workers: Arc::new(workers),
             shutdown,
             leaving,
         }
@@ -99,6 +104,7 @@ impl Listeners for TcpListeners {
             proxy: self.proxy.clone(),
             tls: self.tls.acceptor(address),
             permits: Arc::clone(&self.permits),
+            workers: Arc::clone(&self.workers),
             stop: stop.clone(),
             leaving: self.leaving.clone(),
             connections: self.shutdown.clone(),
@@ -153,6 +159,7 @@ struct Accepting {
     proxy: Proxy,
     tls: Option<TlsAcceptor>,
     permits: Arc<Semaphore>,
+    workers: Arc<Workers>,
     stop: Shutdown,
     leaving: Shutdown,
     connections: Shutdown,
@@ -171,18 +178,9 @@ impl Accepting {
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    let connection = Arc::new(Connection {
-                        listen: Arc::clone(&self.listen),
-                        proxy: self.proxy.clone(),
-                        peer: Peer::new(peer.ip(), self.tls.is_some()),
-                        stop: self.stop.clone(),
-                        leaving: self.leaving.clone(),
-                    });
-                    let serving = serve(stream, self.tls.clone(), connection);
-                    self.connections.spawn("client connection", async move {
-                        serving.await;
-                        drop(permit);
-                    });
+                    if let Err(error) = self.begin(stream, peer.ip(), permit) {
+                        tracing::warn!(%error, "cannot serve a connection");
+                    }
                 }
                 Err(error) => {
                     // Out of descriptors: yield until some are back instead of spinning.
@@ -191,6 +189,34 @@ impl Accepting {
                 }
             }
         }
+    }
+}
+
+impl Accepting {
+    /// Gives a connection to a thread.
+    fn begin(
+        &self,
+        stream: TcpStream,
+        ip: IpAddr,
+        permit: OwnedSemaphorePermit,
+    ) -> io::Result<()> {
+        let connection = Arc::new(Connection {
+            listen: Arc::clone(&self.listen),
+            proxy: self.proxy.clone(),
+            peer: Peer::new(ip, self.tls.is_some()),
+            stop: self.stop.clone(),
+            leaving: self.leaving.clone(),
+        });
+        let stream = stream.into_std()?;
+        let placed = self.workers.place(|seat| {
+            let serving = serve(TcpStream::from_std(stream)?, self.tls.clone(), connection);
+            self.connections.spawn("client connection", async move {
+                serving.await;
+                drop((permit, seat));
+            });
+            Ok(())
+        });
+        placed.unwrap_or_else(|| Err(io::Error::other("there is no thread for it")))
     }
 }
 
@@ -225,11 +251,11 @@ impl Connection {
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
         let log = &self.proxy.log;
         if !log.is_open() {
-            return Ok(self.proxy.answer(&self.listen, self.peer, request).await);
+            return Ok(self.proxy.answer(&self.listen, &self.peer, request).await);
         }
         let clock = &self.proxy.services.clock;
-        let pending = Pending::begin(log, clock, self.peer, &request);
-        let response = self.proxy.answer(&self.listen, self.peer, request).await;
+        let pending = Pending::begin(log, clock, &self.peer, &request);
+        let response = self.proxy.answer(&self.listen, &self.peer, request).await;
         Ok(pending.answered(response))
     }
 
@@ -261,9 +287,12 @@ impl Connection {
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
         tokio::pin!(serving);
+        // Polled only when it was woken: to look at a token that all connections share takes turns with them.
+        let mut stopping: FuturesUnordered<_> = std::iter::once(stop.cancelled()).collect();
         let result = tokio::select! {
+            biased;
             result = serving.as_mut() => result,
-            () = stop.cancelled() => {
+            _stop = stopping.next() => {
                 serving.as_mut().graceful_shutdown();
                 serving.await
             }
@@ -295,7 +324,7 @@ impl Connection {
                         let _open = &open;
                         frame
                     };
-                    body.map_frame(held).boxed_unsync()
+                    Body::streamed(body.map_frame(held))
                 }))
             }
         });

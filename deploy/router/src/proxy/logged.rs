@@ -8,7 +8,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response, header};
 use http_body::{Body as _, Frame, SizeHint};
-use http_body_util::BodyExt as _;
 use slipway_daemon::Clock;
 
 use super::client::Peer;
@@ -35,7 +34,7 @@ impl Pending {
     pub(super) fn begin<B>(
         log: &AccessLog,
         clock: &Clock,
-        peer: Peer,
+        peer: &Peer,
         request: &Request<B>,
     ) -> Self {
         let named = request.headers().get(header::HOST);
@@ -79,7 +78,7 @@ impl Pending {
             inner,
             pending: self,
         };
-        Response::from_parts(head, logged.boxed_unsync())
+        Response::from_parts(head, Body::streamed(logged))
     }
 }
 

@@ -8,26 +8,78 @@ mod listen;
 mod logged;
 mod pool;
 mod upgrade;
+mod upstream;
+mod workers;
 
 pub(crate) use forward::Proxy;
 pub(crate) use listen::TcpListeners;
 pub(crate) use pool::Backend;
+pub(crate) use workers::Workers;
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
+use http_body::{Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 
 /// Any error of a body.
 pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
-/// A streamed body.
-pub(crate) type Body = UnsyncBoxBody<Bytes, BodyError>;
+
+/// A body that is passed on.
+pub(crate) enum Body {
+    /// All there is: nothing has to be allocated for it.
+    Whole(Full<Bytes>),
+    /// Frame by frame.
+    Streamed(UnsyncBoxBody<Bytes, BodyError>),
+}
+
+impl Body {
+    fn streamed<B>(body: B) -> Self
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BodyError>,
+    {
+        Self::Streamed(body.map_err(Into::into).boxed_unsync())
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Whole(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map_err(|never| match never {}),
+            Self::Streamed(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(body) => body.is_end_stream(),
+            Self::Streamed(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(body) => body.size_hint(),
+            Self::Streamed(body) => body.size_hint(),
+        }
+    }
+}
 
 /// A body of these bytes.
 pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into())
-        .map_err(|never| match never {})
-        .boxed_unsync()
+    Body::Whole(Full::new(bytes.into()))
 }
 
 /// An answer of the router itself: its reason is in the body, and in a header so that nobody takes

@@ -5,29 +5,26 @@ use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::Body;
 use super::idle::IdlePolicy;
+use super::upstream::Upstream;
+use super::workers::{self, THREADS_MAX};
 
-/// Idle connections kept per instance.
+/// Idle connections kept per instance and thread.
 const IDLE_MAX: usize = 256;
 /// Refused connections in a row that take an instance out, and for how long.
 const EJECT_AFTER: u32 = 3;
 const EJECT_MS: i64 = 5_000;
-/// The largest answer head of an instance.
-const HEAD_MAX: usize = 64 * 1024;
 
 struct Idle {
-    sender: SendRequest<Body>,
+    upstream: Upstream,
     since_ms: i64,
 }
 
 /// A connection in use.
 pub(crate) struct Lease {
-    pub(crate) sender: SendRequest<Body>,
+    pub(super) upstream: Upstream,
     /// How long it was idle before; `None` = new.
     pub(crate) idle_ms: Option<i64>,
 }
@@ -35,7 +32,8 @@ pub(crate) struct Lease {
 /// One instance.
 pub(crate) struct Backend {
     pub(crate) address: String,
-    idle: Mutex<Vec<Idle>>,
+    /// By thread: a connection is used where its reactor is.
+    idle: [Mutex<Vec<Idle>>; THREADS_MAX],
     policy: Mutex<IdlePolicy>,
     refusals: AtomicU32,
     ejected_until_ms: AtomicI64,
@@ -45,7 +43,7 @@ impl Backend {
     pub(crate) fn new(address: &str) -> Self {
         Self {
             address: address.to_owned(),
-            idle: Mutex::default(),
+            idle: std::array::from_fn(|_| Mutex::default()),
             policy: Mutex::default(),
             refusals: AtomicU32::new(0),
             ejected_until_ms: AtomicI64::new(0),
@@ -65,15 +63,15 @@ impl Backend {
         let cap_ms = self.policy(|policy| policy.cap_ms(idempotent));
         loop {
             let mut found = self.pop(cap_ms, now_ms)?;
-            // Lets the connection's task see an end of stream that is there already. What may be sent
-            // again is sent again instead.
+            // Lets the reactor tell of an end of stream that is there already. What may be sent again is
+            // sent again instead.
             if !idempotent {
                 tokio::task::yield_now().await;
             }
             let idle_ms = now_ms.saturating_sub(found.since_ms);
-            if found.sender.ready().await.is_ok() {
+            if found.upstream.ready().await {
                 return Some(Lease {
-                    sender: found.sender,
+                    upstream: found.upstream,
                     idle_ms: Some(idle_ms),
                 });
             }
@@ -81,29 +79,45 @@ impl Backend {
         }
     }
 
-    /// The most recently used connection, when it is young enough; connections that are too old for
-    /// everybody are closed.
+    /// What is idle on this thread.
+    fn idle<T>(&self, with: impl FnOnce(&mut Vec<Idle>) -> T) -> Option<T> {
+        let idle = self.idle.get(workers::lane())?;
+        Some(with(&mut idle.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// What is idle on each thread.
+    fn each_idle(&self, mut with: impl FnMut(&mut Vec<Idle>)) {
+        for idle in &self.idle {
+            with(&mut idle.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
+    /// The most recently used connection, when it is young enough.
     fn pop(&self, cap_ms: i64, now_ms: i64) -> Option<Idle> {
-        let mut closed_after = Vec::new();
+        self.idle(|idle| match idle.last() {
+            Some(last) if now_ms.saturating_sub(last.since_ms) <= cap_ms => idle.pop(),
+            _ => None,
+        })
+        .flatten()
+    }
+
+    /// Closes idle connections that their instance closed, and those that are too old for everybody.
+    pub(crate) fn sweep(&self, now_ms: i64) {
         let oldest_ms = self.policy(|policy| policy.cap_ms(true));
-        let found = {
-            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-            idle.retain(|one| {
+        let mut closed_after = Vec::new();
+        self.each_idle(|idle| {
+            idle.retain_mut(|one| {
                 let age = now_ms.saturating_sub(one.since_ms);
-                if one.sender.is_closed() {
+                let open = one.upstream.is_open();
+                if !open {
                     closed_after.push(age);
                 }
-                !one.sender.is_closed() && age <= oldest_ms
+                open && age <= oldest_ms
             });
-            match idle.last() {
-                Some(last) if now_ms.saturating_sub(last.since_ms) <= cap_ms => idle.pop(),
-                _ => None,
-            }
-        };
+        });
         for age in closed_after {
             self.policy(|policy| policy.closes_after(age));
         }
-        found
     }
 
     /// A new connection.
@@ -123,18 +137,8 @@ impl Backend {
         self.refusals.store(0, Ordering::Relaxed);
         // Small requests matter more than full packets.
         let _best_effort = stream.set_nodelay(true);
-        let (sender, connection) = http1::Builder::new()
-            .max_buf_size(HEAD_MAX)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(io::Error::other)?;
-        slipway_daemon::spawn("upstream connection", async move {
-            if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(%error, "upstream connection ended early");
-            }
-        });
         Ok(Lease {
-            sender,
+            upstream: Upstream::begin(stream).await?,
             idle_ms: None,
         })
     }
@@ -144,16 +148,17 @@ impl Backend {
         if let Some(idle_ms) = lease.idle_ms {
             self.policy(|policy| policy.survived(idle_ms));
         }
-        if lease.sender.is_closed() {
+        if lease.upstream.is_closed() {
             return;
         }
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < IDLE_MAX {
-            idle.push(Idle {
-                sender: lease.sender,
-                since_ms: now_ms,
-            });
-        }
+        self.idle(|idle| {
+            if idle.len() < IDLE_MAX {
+                idle.push(Idle {
+                    upstream: lease.upstream,
+                    since_ms: now_ms,
+                });
+            }
+        });
     }
 
     /// A connection that ended while a request was on it.
@@ -172,9 +177,6 @@ impl Backend {
     }
 
     pub(crate) fn close_idle(&self) {
-        self.idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        self.each_idle(Vec::clear);
     }
 }

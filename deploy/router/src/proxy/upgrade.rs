@@ -23,9 +23,9 @@ const TRIES: usize = 3;
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Who asks, and for what.
-pub(super) struct Asking {
+pub(super) struct Asking<'a> {
     pub(super) client: Client,
-    pub(super) peer: Peer,
+    pub(super) peer: &'a Peer,
     pub(super) protocol: HeaderValue,
 }
 
@@ -35,7 +35,7 @@ pub(super) async fn tunnel(
     service: &Arc<Service>,
     place: Place,
     mut request: Request<Incoming>,
-    asking: Asking,
+    asking: Asking<'_>,
 ) -> Response<Body> {
     let Asking {
         client: who,
@@ -68,7 +68,8 @@ pub(super) async fn tunnel(
         *out.method_mut() = head.method.clone();
         *out.uri_mut() = headers::origin_form(&head.uri).unwrap_or_default();
         *out.headers_mut() = head.headers.clone();
-        let Ok(mut response) = lease.sender.send_request(out).await else {
+        lease.upstream.detach();
+        let Ok(mut response) = lease.upstream.send(out).await else {
             ticket.settle(Outcome::Reset);
             return refuse(
                 StatusCode::BAD_GATEWAY,
