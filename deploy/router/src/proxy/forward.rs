@@ -305,10 +305,7 @@ fn timeout_of(service: &Service) -> u64 {
 }
 
 /// Reads a small body whole.
-async fn keep(
-    head: &mut Parts,
-    body: Incoming,
-) -> Result<Payload, Box<Response<Body>>> {
+async fn keep(head: &mut Parts, body: Incoming) -> Result<Payload, Box<Response<Body>>> {
     let length = headers::content_length(&head.headers);
     // The framing to the instance is ours: hyper writes it from the body.
     head.headers.remove(header::TRANSFER_ENCODING);

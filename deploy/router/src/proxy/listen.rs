@@ -194,12 +194,7 @@ impl Accepting {
 
 impl Accepting {
     /// Gives a connection to a thread.
-    fn begin(
-        &self,
-        stream: TcpStream,
-        ip: IpAddr,
-        permit: OwnedSemaphorePermit,
-    ) -> io::Result<()> {
+    fn begin(&self, stream: TcpStream, ip: IpAddr, permit: OwnedSemaphorePermit) -> io::Result<()> {
         let connection = Arc::new(Connection {
             listen: Arc::clone(&self.listen),
             proxy: self.proxy.clone(),

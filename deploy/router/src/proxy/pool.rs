@@ -82,7 +82,9 @@ impl Backend {
     /// What is idle on this thread.
     fn idle<T>(&self, with: impl FnOnce(&mut Vec<Idle>) -> T) -> Option<T> {
         let idle = self.idle.get(workers::lane())?;
-        Some(with(&mut idle.lock().unwrap_or_else(PoisonError::into_inner)))
+        Some(with(
+            &mut idle.lock().unwrap_or_else(PoisonError::into_inner),
+        ))
     }
 
     /// What is idle on each thread.

@@ -8,6 +8,7 @@ mod hostile;
 mod logged;
 mod sharing;
 mod tls;
+mod upstream;
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
