@@ -153,9 +153,11 @@ impl Disk {
     /// The size of a file that is here with its full length (its bytes are checked when it is read).
     #[must_use]
     pub fn find(&self, kind: Kind, digest: &Digest) -> Option<u64> {
+        // Before the index is asked: what it did not know while the listing went on, it may know once that is over.
+        let listed = self.listed.load(Ordering::Acquire);
         let size = match self.index.get(kind, digest) {
             Some(entry) => entry.size,
-            None if self.listed.load(Ordering::Acquire) => return None,
+            None if listed => return None,
             None => self.look_for(kind, digest)?,
         };
         let there = std::fs::symlink_metadata(self.path(kind, digest, size));

@@ -178,3 +178,51 @@ fn two_daemons_never_share_a_directory() {
     let index = Arc::new(MemoryIndex::default());
     assert!(Disk::open(folder.path(), index, 0).is_err());
 }
+
+/// An index that is asked at the worst moment: once it has said that it knows nothing, something happens.
+#[derive(Default)]
+struct Interrupted {
+    index: MemoryIndex,
+    then: std::sync::Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl BlobIndex for Interrupted {
+    fn record(&self, entry: Entry) {
+        self.index.record(entry);
+    }
+    fn touch(&self, kind: Kind, digest: &Digest, now: Timestamp) {
+        self.index.touch(kind, digest, now);
+    }
+    fn forget(&self, kind: Kind, digest: &Digest) {
+        self.index.forget(kind, digest);
+    }
+    fn get(&self, kind: Kind, digest: &Digest) -> Option<Entry> {
+        let known = self.index.get(kind, digest);
+        let then = self.then.lock().unwrap().take();
+        if let Some(then) = then {
+            then();
+        }
+        known
+    }
+    fn entries(&self) -> Vec<Entry> {
+        self.index.entries()
+    }
+    fn totals(&self) -> (u64, u64) {
+        self.index.totals()
+    }
+    fn recall(&self) {}
+    fn flush(&self) {}
+}
+
+#[test]
+fn a_blob_is_no_miss_when_the_listing_ends_while_it_is_looked_for() {
+    let (folder, disk) = disk();
+    let digest = put(&disk, b"here all along");
+    drop(disk);
+    let index = Arc::new(Interrupted::default());
+    let known = Arc::clone(&index) as Arc<dyn BlobIndex>;
+    let disk = Arc::new(Disk::open(folder.path(), known, 1 << 30).unwrap());
+    let listing = Arc::clone(&disk);
+    *index.then.lock().unwrap() = Some(Box::new(move || listing.listing_is_over()));
+    assert_eq!(disk.find(Kind::Object, &digest), Some(14));
+}
