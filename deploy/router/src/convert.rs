@@ -87,7 +87,7 @@ fn counters(version: &str, state: &VersionState) -> v1::VersionCounters {
         reset: state.reset.load(Ordering::Relaxed),
         timed_out: state.timed_out.load(Ordering::Relaxed),
         client_aborted: state.client_aborted.load(Ordering::Relaxed),
-        in_flight: state.in_flight.load(Ordering::SeqCst),
+        in_flight: state.in_flight.count(),
         completed: state.completed.load(Ordering::Relaxed),
         half_completed,
         half_bad,

@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use slipway_core::gate::{BUCKETS, bucket_of};
 use tokio::sync::Notify;
+
+use crate::in_flight::InFlight;
 
 /// How one attempt at an instance ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +64,7 @@ pub(crate) struct VersionState {
     pub(crate) reset: AtomicU64,
     pub(crate) timed_out: AtomicU64,
     pub(crate) client_aborted: AtomicU64,
-    pub(crate) in_flight: AtomicU64,
+    pub(crate) in_flight: InFlight,
     pub(crate) long_lived: AtomicU64,
     /// Of all, and of the bad ones, those of the second half of clients.
     pub(crate) half_completed: AtomicU64,
@@ -70,7 +72,6 @@ pub(crate) struct VersionState {
     pub(crate) latency: Latency,
     /// Monotonic milliseconds since when it has had traffic; 0 = never.
     serves_since: AtomicI64,
-    draining: AtomicBool,
     /// Monotonic milliseconds since when; 0 = not draining.
     draining_since: AtomicI64,
     emptied: Notify,
@@ -85,16 +86,15 @@ impl VersionState {
     }
 
     /// Enters a request; `None` when the version is draining, and the caller looks at the table
-    /// again. The order (count, then look) is what makes a drain safe: whoever set `draining` and
-    /// then reads the count sees every request that got in.
+    /// again.
     pub(crate) fn enter(self: &Arc<Self>, second_half: bool) -> Option<Ticket> {
-        self.in_flight.fetch_add(1, Ordering::SeqCst);
+        let let_in = self.in_flight.enter();
         let ticket = Ticket {
             version: Arc::clone(self),
             settled: false,
             second_half,
         };
-        if self.draining.load(Ordering::SeqCst) {
+        if !let_in {
             ticket.withdraw();
             return None;
         }
@@ -102,7 +102,7 @@ impl VersionState {
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::SeqCst)
+        self.in_flight.is_draining()
     }
 
     /// Monotonic milliseconds since when it drains.
@@ -125,7 +125,7 @@ impl VersionState {
                 .serves_since
                 .compare_exchange(first.0, first.1, first.2, first.3);
         }
-        if self.draining.swap(draining, Ordering::SeqCst) != draining {
+        if self.in_flight.drain(draining) != draining {
             self.draining_since.store(since, Ordering::SeqCst);
         }
     }
@@ -137,7 +137,7 @@ impl VersionState {
             tokio::pin!(notified);
             // Registered before the look, so that no last request slips between.
             notified.as_mut().enable();
-            if self.in_flight.load(Ordering::SeqCst) == 0 {
+            if self.in_flight.count() == 0 {
                 return;
             }
             notified.await;
@@ -145,7 +145,7 @@ impl VersionState {
     }
 
     fn leave(&self) {
-        if self.in_flight.fetch_sub(1, Ordering::SeqCst) == 1 {
+        if self.in_flight.leave() {
             self.emptied.notify_waiters();
         }
     }
@@ -225,7 +225,7 @@ mod tests {
         let ticket = version.enter(true).unwrap();
         version.set_draining(true, 5);
         assert!(version.enter(true).is_none());
-        assert_eq!(version.in_flight.load(Ordering::SeqCst), 1);
+        assert_eq!(version.in_flight.count(), 1);
         let waiting = {
             let version = Arc::clone(&version);
             async move { version.emptied().await }

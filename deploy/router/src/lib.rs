@@ -17,6 +17,7 @@ mod convert;
 mod counters;
 mod guard;
 mod hand_over;
+mod in_flight;
 mod metrics;
 mod proxy;
 mod run;
@@ -28,3 +29,8 @@ mod tls;
 
 pub use config::Config;
 pub use run::{Parts, run, serve};
+
+/// What `in_flight` is made of; its test brings others that watch.
+mod atomics {
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+}

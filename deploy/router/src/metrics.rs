@@ -63,8 +63,7 @@ impl Collector for Traffic {
         for (service, known) in services.iter() {
             for (version, state) in known.versions() {
                 let labels = [("service", service.as_str()), ("version", version.as_str())];
-                let value =
-                    i64::try_from(state.in_flight.load(Ordering::SeqCst)).unwrap_or(i64::MAX);
+                let value = i64::try_from(state.in_flight.count()).unwrap_or(i64::MAX);
                 let family = in_flight.encode_family(&labels)?;
                 ConstGauge::new(value).encode(family)?;
             }

@@ -83,7 +83,7 @@ impl Service {
         let gone: Vec<String> = states
             .iter()
             .filter(|(version, state)| {
-                state.in_flight.load(Ordering::SeqCst) == 0
+                state.in_flight.count() == 0
                     && !live
                         .table
                         .versions

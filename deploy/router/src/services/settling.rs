@@ -1,6 +1,5 @@
 //! Waiting until a version has nothing in flight, here and in the process before this one.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Refused, Service, Services};
@@ -72,7 +71,7 @@ impl Services {
         let services = self.by_name.load();
         let states = services.get(service).map(|service| service.versions());
         let state = states.as_ref().and_then(|states| states.get(version));
-        state.map_or(0, |state| state.in_flight.load(Ordering::SeqCst))
+        state.map_or(0, |state| state.in_flight.count())
     }
 
     /// Waits for short requests of versions without weight.

@@ -69,11 +69,11 @@ async fn an_upload_goes_on_while_nobody_reads_its_answer() {
     let instance = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (_dir, router, listen) = before(&instance).await;
     // The instance answers before it has read, and does both at once.
-    let served = tokio::spawn(async move {
+    let served = slipway_daemon::spawn("instance", async move {
         let (mut stream, _) = instance.accept().await.unwrap();
         until(&mut stream, "\r\n\r\n").await;
         let (reading, mut writing) = stream.into_split();
-        let answer = tokio::spawn(async move {
+        let answer = slipway_daemon::spawn("answer", async move {
             let head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
             writing.write_all(head).await.unwrap();
             for _ in 0..MUCH / 0x10000 {
@@ -83,7 +83,7 @@ async fn an_upload_goes_on_while_nobody_reads_its_answer() {
             writing
         });
         much(reading).await;
-        answer.await.unwrap()
+        answer.await.unwrap().unwrap()
     });
     let mut client = TcpStream::connect(&listen).await.unwrap();
     let head = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
@@ -98,7 +98,7 @@ async fn an_upload_goes_on_while_nobody_reads_its_answer() {
         .await
         .expect("the upload waits for somebody to read its answer");
     much(client).await;
-    served.await.unwrap();
+    served.await.unwrap().unwrap();
     router.stop().await;
 }
 
@@ -126,11 +126,11 @@ async fn a_slow_small_body_holds_no_instance() {
     let instance = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (_dir, router, listen) = before(&instance).await;
     let (seen, mut asked) = mpsc::channel(2);
-    let serving = tokio::spawn(async move {
+    let serving = slipway_daemon::spawn("instance", async move {
         loop {
             let (mut stream, _) = instance.accept().await.unwrap();
             let seen = seen.clone();
-            tokio::spawn(async move {
+            slipway_daemon::spawn("connection", async move {
                 let head = until(&mut stream, "\r\n\r\n").await;
                 if head.contains("content-length: 4") {
                     until(&mut stream, "slow").await;
