@@ -6,12 +6,18 @@
 //! Fencing is by annotation: a Deployment carries the token of whoever changed it last, nobody with a
 //! lower one touches the place, and every change names the resource version that was read with it.
 //!
+//! Pods are described by Slipway, or by the user's own manifests (`body`): what those need beside the
+//! Deployment is named after the version as well, and goes with it.
+//!
 //! The grace of a stop is the pod's own: it is written down when the Deployment is made.
+
+mod body;
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
+use slipway_core::manifest::GRACE_MAX;
 use slipway_core::rollout::{InstanceView, VersionSpec};
 use slipway_core::traffic::Fence;
 use slipway_kubernetes::{Claim, Cluster, ClusterError, Object, ObjectKind, ServingPod};
@@ -29,8 +35,12 @@ pub(crate) const TOKEN: &str = "slipway.dev/token";
 pub(crate) const PORT_NAME: &str = "serve";
 const SERVICE: &str = "slipway.dev/service";
 const ENVIRONMENT: &str = "slipway.dev/environment";
-const PORT: &str = "slipway.dev/port";
+pub(crate) const PORT: &str = "slipway.dev/port";
 const NAME: &str = "slipway.dev/name";
+/// Its pods are described by the user's manifests; the value names what they need beside the Deployment.
+pub(crate) const MANIFESTS: &str = "slipway.dev/manifests";
+/// As much of the cluster's own words as a person reads.
+const WORDS_MAX: usize = 600;
 /// Changes that met another one, before it is told: the Deployment's own controller writes its status
 /// a few times while pods start.
 pub(crate) const TRIES: u32 = 5;
@@ -42,8 +52,8 @@ pub(crate) const SEEN_LIMIT: Duration = Duration::from_secs(30);
 const LINGER_SECONDS: u64 = 15;
 /// And has this long to end, the lingering included.
 const GRACE_SECONDS: u64 = 45;
-/// For pods to be gone: their grace, and what the node takes besides.
-const GONE_LIMIT: Duration = Duration::from_secs(GRACE_SECONDS + 30);
+/// For pods to be gone, beside their grace: what the node takes.
+const GONE_AFTER: Duration = Duration::from_secs(30);
 
 /// A cluster that is connected to when it is first used.
 pub(crate) struct Reach {
@@ -118,6 +128,37 @@ fn refusal(error: ClusterError) -> TargetError {
     }
 }
 
+/// What the cluster says about the user's own manifests: they hold no secret, and it names the field.
+fn sentence(error: ClusterError) -> TargetError {
+    match error {
+        ClusterError::Refused {
+            call,
+            status,
+            words,
+        } if (400..500).contains(&status) && !matches!(status, 401 | 429) => {
+            let plain = words.chars().filter(|c| !c.is_control());
+            let words: String = plain.take(WORDS_MAX).collect();
+            TargetError::Refused(format!(
+                "the cluster refuses to {call} of the manifests ({status}): {words}"
+            ))
+        }
+        other => refusal(other),
+    }
+}
+
+fn unreadable(error: &slipway_core::manifest::ManifestError) -> TargetError {
+    TargetError::Refused(error.to_string())
+}
+
+/// How long a Deployment's pods may take to end.
+fn grace(object: &Object) -> Duration {
+    let seconds = object
+        .body
+        .pointer("/spec/template/spec/terminationGracePeriodSeconds");
+    let seconds = seconds.and_then(Value::as_u64).unwrap_or(GRACE_SECONDS);
+    Duration::from_secs(seconds.min(GRACE_MAX))
+}
+
 fn fenced(all: &[Object], fence: Fence) -> Result<(), TargetError> {
     match all.iter().filter_map(token_of).max() {
         Some(seen) if seen > fence.token => Err(TargetError::StaleToken { seen }),
@@ -133,57 +174,12 @@ fn replicas(object: &Object) -> u32 {
     count.and_then(|n| u32::try_from(n).ok()).unwrap_or(1)
 }
 
-fn image(object: &Object) -> &str {
-    let image = object
-        .body
-        .pointer("/spec/template/spec/containers/0/image");
-    image.and_then(Value::as_str).unwrap_or_default()
-}
-
-fn deployment(place: &Place, version: &VersionSpec, fence: Fence) -> Value {
-    let labels = json!({
-        OWNER.0: OWNER.1, SERVICE: place.service_id, ENVIRONMENT: place.environment_id,
-        VERSION: version.version_id, PORT: version.port.to_string(),
-    });
-    let mut env = version.environment.clone();
-    env.entry("PORT".to_owned())
-        .or_insert_with(|| version.port.to_string());
-    let env: Vec<Value> = env
-        .iter()
-        .map(|(name, value)| json!({"name": name, "value": value}))
-        .collect();
-    let mut limits = serde_json::Map::new();
-    if version.memory_bytes > 0 {
-        limits.insert("memory".into(), json!(version.memory_bytes.to_string()));
-    }
-    if version.cpu_millis > 0 {
-        limits.insert("cpu".into(), json!(format!("{}m", version.cpu_millis)));
-    }
-    json!({
-        "metadata": {
-            "name": name_of(&version.version_id), "labels": labels,
-            "annotations": {TOKEN: fence.token.to_string(), NAME: place.service},
-        },
-        "spec": {
-            "replicas": version.replicas,
-            "selector": {"matchLabels": {VERSION: version.version_id}},
-            "template": {
-                "metadata": {"labels": labels},
-                "spec": {
-                    "automountServiceAccountToken": false,
-                    "terminationGracePeriodSeconds": GRACE_SECONDS,
-                    "containers": [{
-                        "name": "service", "image": version.image, "env": env,
-                        "ports": [{"name": PORT_NAME, "containerPort": version.port, "protocol": "TCP"}],
-                        "resources": {"limits": limits},
-                        "readinessProbe": {"httpGet": {"path": version.health_path, "port": PORT_NAME}},
-                        "lifecycle": {"preStop": {"sleep": {"seconds": LINGER_SECONDS}}},
-                        "securityContext": {"allowPrivilegeEscalation": false},
-                    }],
-                },
-            },
-        },
-    })
+/// Whether one of its containers has this image: which one, the manifests said.
+fn has_image(object: &Object, image: &str) -> bool {
+    let containers = object.body.pointer("/spec/template/spec/containers");
+    let containers = containers.and_then(Value::as_array).map(Vec::as_slice);
+    let mut containers = containers.unwrap_or_default().iter();
+    containers.any(|one| one["image"] == image)
 }
 
 fn instance(pod: &ServingPod) -> Option<(String, InstanceView)> {
@@ -262,7 +258,13 @@ impl KubernetesTarget {
     }
 
     /// Waits until no more than `keep` pods of a version are left.
-    async fn left(&self, place: &Place, version: &str, keep: usize) -> Result<(), TargetError> {
+    async fn left(
+        &self,
+        place: &Place,
+        version: &str,
+        keep: usize,
+        grace: Duration,
+    ) -> Result<(), TargetError> {
         let cluster = self.cluster().await?;
         let mut labels = wanted(place).to_vec();
         labels.push((VERSION, version));
@@ -275,12 +277,13 @@ impl KubernetesTarget {
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         };
+        let limit = grace + GONE_AFTER;
         let late = |_| {
-            let limit = GONE_LIMIT.as_secs();
+            let limit = limit.as_secs();
             let text = format!("pods of version {version} did not end within {limit} s");
             Err(TargetError::Unknown(text))
         };
-        tokio::time::timeout(GONE_LIMIT, waiting)
+        tokio::time::timeout(limit, waiting)
             .await
             .unwrap_or_else(late)
     }
@@ -319,17 +322,12 @@ impl KubernetesTarget {
         fenced(&all, fence)?;
         let (cluster, name) = (self.cluster().await?, name_of(&version.version_id));
         let done = match all.iter().find(|one| one.name == name) {
-            None => {
-                let body = deployment(place, version, fence);
-                cluster
-                    .apply(ObjectKind::Deployment, body, None, Claim::Leave)
-                    .await
-            }
+            None => return self.make(fence, place, version).await,
             Some(known) if known.ending => {
                 let text = format!("Deployment `{name}` is still being removed");
                 return Err(TargetError::Unknown(text));
             }
-            Some(known) if image(known) != version.image => {
+            Some(known) if !has_image(known, &version.image) => {
                 return Err(TargetError::Refused(format!(
                     "Deployment `{name}` has another image than its version: somebody changed it; \
                      delete it, and it is made anew"
@@ -341,6 +339,9 @@ impl KubernetesTarget {
                 if replicas(known) == count && token_of(known) == Some(fence.token) {
                     return Ok(true);
                 }
+                if version.pods.is_some() {
+                    self.extras(fence, place, version).await?;
+                }
                 let fields = counted(fence, count);
                 cluster.change(ObjectKind::Deployment, known, fields).await
             }
@@ -350,6 +351,70 @@ impl KubernetesTarget {
             Err(ClusterError::Conflict(_)) => Ok(false),
             Err(error) => Err(refusal(error)),
         }
+    }
+}
+
+impl KubernetesTarget {
+    /// Makes a Deployment that is not there; false when it takes another look. With manifests it has no pod
+    /// at first: what its pods need comes before them, and is written down in it before it is made.
+    async fn make(
+        &self,
+        fence: Fence,
+        place: &Place,
+        version: &VersionSpec,
+    ) -> Result<bool, TargetError> {
+        let (cluster, kind) = (self.cluster().await?, ObjectKind::Deployment);
+        let mut bodies = body::bodies(place, version, fence).map_err(|e| unreadable(&e))?;
+        if version.pods.is_none() {
+            let made = cluster.apply(kind, bodies.deployment, None, Claim::Leave);
+            return match made.await {
+                Ok(_) => Ok(true),
+                Err(ClusterError::Conflict(_)) => Ok(false),
+                Err(error) => Err(refusal(error)),
+            };
+        }
+        // All are asked for before any is made: a refusal leaves nothing behind.
+        for (kind, body) in &bodies.extras {
+            cluster.judge(*kind, body.clone()).await.map_err(sentence)?;
+        }
+        let judged = cluster.judge(kind, bodies.deployment.clone()).await;
+        judged.map_err(sentence)?;
+        bodies.deployment["spec"]["replicas"] = json!(0);
+        let made = cluster.apply(kind, bodies.deployment, None, Claim::Leave);
+        match made.await {
+            Ok(_) | Err(ClusterError::Conflict(_)) => Ok(false),
+            Err(error) => Err(sentence(error)),
+        }
+    }
+
+    /// What a version's pods need beside the Deployment. The same text gives the same objects.
+    async fn extras(
+        &self,
+        fence: Fence,
+        place: &Place,
+        version: &VersionSpec,
+    ) -> Result<(), TargetError> {
+        let cluster = self.cluster().await?;
+        let bodies = body::bodies(place, version, fence).map_err(|e| unreadable(&e))?;
+        for (kind, body) in bodies.extras {
+            let made = cluster.apply(kind, body, None, Claim::Leave).await;
+            made.map_err(sentence)?;
+        }
+        Ok(())
+    }
+
+    /// Removes what was made for a Deployment's pods; what is not ours by its label is left.
+    async fn strip(&self, deployment: &Object) -> Result<(), ClusterError> {
+        let cluster = self.reach.cluster().await?;
+        let version = deployment.labels.get(VERSION);
+        for (kind, name) in body::extras_of(deployment) {
+            let found = cluster.object(kind, &name).await?;
+            let ours = found.filter(|one| version.is_some() && one.labels.get(VERSION) == version);
+            if let Some(object) = ours {
+                cluster.remove(kind, &object).await?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -444,7 +509,7 @@ impl Target for KubernetesTarget {
                 }
             }
             self.seen(version).await?;
-            return self.left(place, version, first).await;
+            return self.left(place, version, first, grace(known)).await;
         }
         Err(crowded(version))
     }
@@ -468,12 +533,18 @@ impl Target for KubernetesTarget {
             if let Some(service) = &service {
                 gone = cluster.remove(ObjectKind::Service, service).await;
             }
-            if let Some(known) = all.iter().find(|one| one.name == name && !one.ending) {
-                gone = gone.and(cluster.remove(ObjectKind::Deployment, known).await);
+            let known = all.iter().find(|one| one.name == name);
+            let grace = known.map_or(Duration::from_secs(GRACE_SECONDS), grace);
+            // The Deployment names what its pods need: it goes last.
+            if let Some(known) = known.filter(|one| !one.ending) {
+                gone = gone.and(self.strip(known).await);
+                if gone.is_ok() {
+                    gone = cluster.remove(ObjectKind::Deployment, known).await;
+                }
             }
             match gone {
                 Ok(()) => {
-                    self.left(place, version, 0).await?;
+                    self.left(place, version, 0, grace).await?;
                     self.removed(ObjectKind::Deployment, &name).await?;
                     return self.removed(ObjectKind::Service, &name).await;
                 }

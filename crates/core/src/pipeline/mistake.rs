@@ -98,6 +98,13 @@ impl Mistake {
         self
     }
 
+    /// A mistake in something that a line of the file names.
+    #[must_use]
+    pub fn elsewhere(code: &str, line: u32, message: impl Into<String>) -> Self {
+        let at = At { line, ..At::START };
+        Self::new(code, at, message)
+    }
+
     /// Whether it stops the build.
     #[must_use]
     pub fn is_error(&self) -> bool {
