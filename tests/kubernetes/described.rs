@@ -1,18 +1,25 @@
 //! Services whose pods are described by the user: by manifests, and by a chart that helm itself renders.
 //! Whole rollouts under the shipped rights, and what is in the cluster afterwards.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use slipway_core::traffic::Fence;
+use slipway_daemon::{Clock, Rng};
 use slipway_deploy::targets::{KubernetesTarget, Place, Target as _};
+use slipway_deploy::{EnvironmentTarget, KubernetesPlace, Policy};
 use slipway_dispatcher::charts::{Chart, render};
-use slipway_store::RolloutRow;
+use slipway_store::{RolloutFilter, RolloutRow};
+use slipway_tests::Repository;
 
 use crate::contract::image;
-use crate::control_plane::built;
+use crate::control_plane::{built, plane};
 use crate::coordinator::section;
+use crate::place::Place as Files;
 use crate::rollouts::{World, name};
+
+const SOON: Duration = Duration::from_secs(120);
 
 /// A Deployment with what people write into one, its settings, a Service and an account.
 fn manifest(greeting: &str) -> String {
@@ -273,7 +280,7 @@ async fn what_the_api_server_refuses_fails_at_once_in_its_words_and_leaves_nothi
         "described-refused",
     ];
     let left = world.plane.admin(&left, "").unwrap();
-    assert_eq!(left.trim(), "configmap/kube-root-ca.crt");
+    assert_eq!(left.trim(), "");
 
     // What reaches out is not even begun: it is said with its line.
     let reaching = manifest("hello").replace("serviceAccountName: shop", "hostNetwork: true");
@@ -288,4 +295,99 @@ async fn what_the_api_server_refuses_fails_at_once_in_its_words_and_leaves_nothi
         said.contains("SLP0306 deploy/shop.yaml:") && said.contains("hostNetwork"),
         "{said}"
     );
+}
+
+/// From a push to the pods: dispatcher, agent and coordinator are processes, helm renders what the commit has.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a control plane: make kubernetes"]
+async fn a_push_of_a_chart_becomes_a_build_a_rollout_and_pods_of_the_cluster() {
+    assert!(
+        slipway_tests::require("docker").is_some(),
+        "Docker is needed"
+    );
+    let plane = plane();
+    let account = crate::rights::coordinator(&plane, "described-push").unwrap();
+    let mut files = Files::sqlite().await;
+    let target = EnvironmentTarget {
+        kind: "kubernetes".to_owned(),
+        docker: String::new(),
+        kubernetes: Some(KubernetesPlace {
+            namespace: "described-push".to_owned(),
+            kubeconfig: account.display().to_string(),
+            ..KubernetesPlace::default()
+        }),
+        router: String::new(),
+        prometheus: None,
+        listen: "shop.test:80".to_owned(),
+        hosts: vec![],
+        services: BTreeMap::new(),
+    };
+    let (db, now) = (files.db().await, Clock::system().now());
+    let (id, policy) = (Rng::system().ulid(now), Policy::default());
+    let registered =
+        slipway_deploy::ensure_environment(&db, &id, "production", &target, &policy, now);
+    registered.await.unwrap();
+    let helm = built().unwrap().join("helm").display().to_string();
+    let variables = [("SLIPWAY_DISPATCHER_HELM", helm)];
+    files.start_dispatcher_with(&variables).await;
+    files.start_coordinator().await;
+    files.start_agent("one").await;
+
+    let repository = Repository::create(files.dir(), "shop");
+    for (path, bytes) in chart(1).files {
+        let text = String::from_utf8(bytes).unwrap();
+        repository.write(&format!("deploy/chart/{path}"), &text);
+    }
+    repository.write(
+        ".slipway.yml",
+        &format!(
+            "version: 1\non:\n  push:\ndefaults:\n  image: slipway-busybox:1\nstages:\n  test:\n    commands: [\"true\"]\n\
+             deploy:\n  service: shop\n  image: {}\n  port: 8080\n  chart:\n    path: deploy/chart\n    \
+             set: {{greeting: pushed, replicas: 2}}\n  environments:\n    production:\n      approval: false\n      \
+             watch: 1s\n      drain: 1s\n",
+            image("one")
+        ),
+    );
+    let sha = repository.push("first");
+    let repo = files.rest.add_repository(&repository.url).await.unwrap();
+    let hook = files.rest.add_hook(&repo, "github").await.unwrap();
+    let body = hook.push_body(crate::ZERO, &sha);
+    hook.deliver(&files.rest, "d", body).await.unwrap();
+    let row = files.rest.decided(&hook, "d", SOON).await.unwrap();
+    let build = row["build_id"].as_str().unwrap();
+    let ended = files.rest.build_ended(build, SOON).await.unwrap();
+    assert_eq!(ended["status"], "passed", "{ended}");
+    let filter = RolloutFilter {
+        service: "shop".to_owned(),
+        limit: 10,
+        ..RolloutFilter::default()
+    };
+    let rollout = slipway_tests::eventually("the rollout ends", SOON, || async {
+        let row = db.rollouts(&filter).await.ok()?.into_iter().next()?;
+        (row.status != "in_progress").then_some(row)
+    });
+    let row = rollout.await.unwrap();
+    assert_eq!(row.status, "completed", "{row:#?}");
+    let (kind, its) = extra("configmap", "shop", &row.target_version);
+    let asked = [
+        "get",
+        &kind,
+        &its,
+        "-n",
+        "described-push",
+        "-o",
+        "jsonpath={.data.greeting}",
+    ];
+    assert_eq!(plane.admin(&asked, "").unwrap(), "pushed");
+    let asked = [
+        "get",
+        "pods",
+        "-n",
+        "described-push",
+        "-o",
+        "jsonpath={.items[*].spec.containers[0].image}",
+    ];
+    let pods = plane.admin(&asked, "").unwrap();
+    assert_eq!(pods, [image("one"), image("one")].join(" "));
+    db.close().await;
 }

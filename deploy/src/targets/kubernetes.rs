@@ -39,6 +39,10 @@ pub(crate) const PORT: &str = "slipway.dev/port";
 const NAME: &str = "slipway.dev/name";
 /// Its pods are described by the user's manifests; the value names what they need beside the Deployment.
 pub(crate) const MANIFESTS: &str = "slipway.dev/manifests";
+/// How it begins when a field is unknown or has a wrong type.
+const NOT_TYPED: &str = "failed to create typed patch object";
+/// What the words of an admission that says no have, with the same status as a missing right.
+const ADMISSION: &str = "admission webhook";
 /// As much of the cluster's own words as a person reads.
 const WORDS_MAX: usize = 600;
 /// Changes that met another one, before it is told: the Deployment's own controller writes its status
@@ -130,12 +134,17 @@ fn refusal(error: ClusterError) -> TargetError {
 
 /// What the cluster says about the user's own manifests: they hold no secret, and it names the field.
 fn sentence(error: ClusterError) -> TargetError {
+    let theirs = |status: u16, words: &str| {
+        let asked = (400..500).contains(&status) && !matches!(status, 401 | 403 | 429);
+        // An unknown field or a wrong type is the server's own trouble by its number (500), and not by its words.
+        asked || words.starts_with(NOT_TYPED) || words.contains(ADMISSION)
+    };
     match error {
         ClusterError::Refused {
             call,
             status,
             words,
-        } if (400..500).contains(&status) && !matches!(status, 401 | 429) => {
+        } if theirs(status, &words) => {
             let plain = words.chars().filter(|c| !c.is_control());
             let words: String = plain.take(WORDS_MAX).collect();
             TargetError::Refused(format!(
