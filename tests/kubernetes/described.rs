@@ -307,7 +307,8 @@ async fn a_push_of_a_chart_becomes_a_build_a_rollout_and_pods_of_the_cluster() {
     );
     let plane = plane();
     let account = crate::rights::coordinator(&plane, "described-push").unwrap();
-    let mut files = Files::sqlite().await;
+    slipway_tests::require("postgres").unwrap();
+    let mut files = Files::postgres().await.unwrap();
     let target = EnvironmentTarget {
         kind: "kubernetes".to_owned(),
         docker: String::new(),

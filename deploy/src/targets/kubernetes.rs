@@ -106,17 +106,47 @@ pub(crate) fn token_of(object: &Object) -> Option<u64> {
 /// What a person is told: never the cluster's own words, which may repeat a variable's value.
 pub(crate) fn words(error: &ClusterError) -> String {
     match error {
-        ClusterError::Refused { call, status, .. } => {
-            let hint = match status {
-                401 | 403 => {
+        ClusterError::Refused {
+            call,
+            status,
+            words,
+        } => {
+            let hint = match (status, missing_right(words)) {
+                (403, Some(rule)) => format!(
+                    ": its account lacks {rule}; deploy/packaging/kubernetes/coordinator.yaml has all rights that are \
+                     needed"
+                ),
+                (401 | 403, _) => {
                     ": give its account the rights in deploy/packaging/kubernetes/coordinator.yaml"
+                        .to_owned()
                 }
-                _ => "; the cluster's audit log has its reason",
+                _ => "; the cluster's audit log has its reason".to_owned(),
             };
             format!("the cluster refused to {call} ({status}){hint}")
         }
         other => other.to_string(),
     }
+}
+
+/// The rule that an account lacks, as the cluster names it: `User "…" cannot patch resource "deployments" in
+/// API group "apps" in the namespace "shop"`. Nothing else of its words is repeated.
+fn missing_right(words: &str) -> Option<String> {
+    let is = |word: &str| {
+        let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'/');
+        (word.len() <= 100 && word.bytes().all(good)).then(|| word.to_owned())
+    };
+    let quoted = |after: &str| {
+        let (_, rest) = words.split_once(after)?;
+        is(rest.split_once('"')?.0)
+    };
+    let (_, rest) = words.split_once("cannot ")?;
+    let verb = is(rest.split(' ').next()?)?;
+    let resource = quoted("resource \"")?;
+    let group = quoted("API group \"").unwrap_or_default();
+    let namespace = quoted("namespace \"").unwrap_or_default();
+    Some(format!(
+        "the right to `{verb}` `{resource}` of API group `{group}` in namespace `{namespace}`"
+    ))
 }
 
 fn refusal(error: ClusterError) -> TargetError {

@@ -322,10 +322,11 @@ fn plan(
             return Err(Refused::Field("strategy", text));
         }
     };
-    let said = environment.replicas;
-    let said = said.or((spec.replicas > 0).then_some(spec.replicas));
-    let said = said.or(pods.as_ref().and_then(|(_, asked)| asked.replicas));
-    let replicas = said.unwrap_or(1);
+    let said = environment.replicas.unwrap_or(spec.replicas);
+    let replicas = match &pods {
+        Some((_, asked)) if said == 0 => asked.replicas.unwrap_or(1),
+        _ => said,
+    };
     let steps = steps(
         strategy,
         environment,

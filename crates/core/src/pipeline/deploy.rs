@@ -47,16 +47,18 @@ pub(super) fn plan(
         ));
     }
     let pods = pods::read(node, out);
-    let environments: Vec<EnvironmentSpec> = entries
+    let mut environments: Vec<EnvironmentSpec> = entries
         .iter()
         .map(|entry| environment(entry, entries, scope, out))
         .collect();
-    for ((_, node), environment) in entries.iter().zip(&environments) {
+    let described = pods.is_some() || environments.iter().any(|one| one.pods.is_some());
+    for ((_, at), environment) in entries.iter().zip(&mut environments) {
         if environment.pods.is_some() || pods.is_some() {
-            pods::alone(node, out);
+            pods::alone(at, out);
+        } else if described && replicas(node).is_none() {
+            environment.replicas.get_or_insert(1);
         }
     }
-    let described = pods.is_some() || environments.iter().any(|one| one.pods.is_some());
     DeploySpec {
         service: name.to_owned(),
         image: image(node, stages, out),
@@ -65,6 +67,7 @@ pub(super) fn plan(
             .and_then(Node::int)
             .and_then(|n| u16::try_from(n).ok())
             .unwrap_or(80),
+        // Without a word here, its manifests say how many.
         replicas: replicas(node).unwrap_or(u32::from(!described)),
         health_path: node
             .get("health")
