@@ -45,8 +45,12 @@ impl World {
         let variables = [("SLIPWAY_DISPATCHER_HELM", helm.to_owned())];
         place.start_dispatcher_with(&variables).await;
         let repository = Repository::create(place.dir(), "shop");
-        let repo = place.rest.add_repository(&repository.url).await.unwrap();
-        let hook = place.rest.add_hook(&repo, "github").await.unwrap();
+        let repo = place
+            .rest
+            .add_repository(&repository.url)
+            .await
+            .expect("good");
+        let hook = place.rest.add_hook(&repo, "github").await.expect("good");
         Self {
             place,
             repository,
@@ -62,15 +66,15 @@ impl World {
         let sha = self.repository.push(&delivery);
         let body = self.hook.push_body(ZERO, &sha);
         let delivered = self.hook.deliver(&self.place.rest, &delivery, body).await;
-        delivered.unwrap();
+        delivered.expect("good");
         let row = self.place.rest.decided(&self.hook, &delivery, SOON).await;
-        let row = row.unwrap();
+        let row = row.expect("good");
         let build = row["build_id"].as_str().unwrap_or_else(|| panic!("{row}"));
         self.place
             .rest
             .get(&format!("/builds/{build}"))
             .await
-            .unwrap()
+            .expect("good")
     }
 
     /// Pushes, and is refused with all of these words.
@@ -85,10 +89,14 @@ impl World {
 
     async fn deploy(&self, build: &Value) -> Value {
         let db = self.place.db().await;
-        let id = build["build_id"].as_str().unwrap().parse().unwrap();
-        let row = db.build(&id).await.unwrap().unwrap();
+        let id = build["build_id"]
+            .as_str()
+            .expect("good")
+            .parse()
+            .expect("good");
+        let row = db.build(&id).await.expect("good").expect("good");
         db.close().await;
-        serde_json::from_str(row.deploy.as_deref().unwrap()).unwrap()
+        serde_json::from_str(row.deploy.as_deref().expect("good")).expect("good")
     }
 }
 
@@ -129,7 +137,7 @@ async fn manifests_are_those_of_the_built_commit_and_a_mistake_names_its_file_an
     world
         .refused(&["SLP0307", "no file `deploy/shop.yaml`", "\"line\":13"])
         .await;
-    std::os::unix::fs::symlink("/etc/passwd", world.place.dir().join("shop/passwd")).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", world.place.dir().join("shop/passwd")).expect("good");
     let linked = pipeline("manifests: passwd");
     world.repository.write(".slipway.yml", &linked);
     world.refused(&["SLP0307", "`passwd` is a link"]).await;
@@ -154,11 +162,11 @@ async fn manifests_are_those_of_the_built_commit_and_a_mistake_names_its_file_an
 #[tokio::test]
 async fn a_chart_is_rendered_once_with_its_values_and_the_text_is_stored() {
     // Stands for helm: says what it was given, as an object. The real one is for `make kubernetes`.
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("good");
     let helm = folder.path().join("helm");
     let lines = "#!/bin/sh\ncat chart/templates/web.yaml\necho \"# $(cat values-0.yaml)\"\necho \"# $(cat values-1.yaml)\"\n";
-    std::fs::write(&helm, lines).unwrap();
-    std::fs::set_permissions(&helm, std::fs::Permissions::from_mode(0o700)).unwrap();
+    std::fs::write(&helm, lines).expect("good");
+    std::fs::set_permissions(&helm, std::fs::Permissions::from_mode(0o700)).expect("good");
     let mut world = World::start(&helm.display().to_string()).await;
     let chart =
         pipeline("chart: {path: chart, values: values/production.yaml, set: {image: {tag: x}}}");

@@ -2,6 +2,7 @@
 //! Whole rollouts under the shipped rights, and what is in the cluster afterwards.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -297,19 +298,8 @@ async fn what_the_api_server_refuses_fails_at_once_in_its_words_and_leaves_nothi
     );
 }
 
-/// From a push to the pods: dispatcher, agent and coordinator are processes, helm renders what the commit has.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a control plane: make kubernetes"]
-async fn a_push_of_a_chart_becomes_a_build_a_rollout_and_pods_of_the_cluster() {
-    assert!(
-        slipway_tests::require("docker").is_some(),
-        "Docker is needed"
-    );
-    let plane = plane();
-    let account = crate::rights::coordinator(&plane, "described-push").unwrap();
-    slipway_tests::require("postgres").unwrap();
-    let mut files = Files::postgres().await.unwrap();
-    let target = EnvironmentTarget {
+fn target(account: &Path) -> EnvironmentTarget {
+    EnvironmentTarget {
         kind: "kubernetes".to_owned(),
         docker: String::new(),
         kubernetes: Some(KubernetesPlace {
@@ -322,19 +312,12 @@ async fn a_push_of_a_chart_becomes_a_build_a_rollout_and_pods_of_the_cluster() {
         listen: "shop.test:80".to_owned(),
         hosts: vec![],
         services: BTreeMap::new(),
-    };
-    let (db, now) = (files.db().await, Clock::system().now());
-    let (id, policy) = (Rng::system().ulid(now), Policy::default());
-    let registered =
-        slipway_deploy::ensure_environment(&db, &id, "production", &target, &policy, now);
-    registered.await.unwrap();
-    let helm = built().unwrap().join("helm").display().to_string();
-    let variables = [("SLIPWAY_DISPATCHER_HELM", helm)];
-    files.start_dispatcher_with(&variables).await;
-    files.start_coordinator().await;
-    files.start_agent("one").await;
+    }
+}
 
-    let repository = Repository::create(files.dir(), "shop");
+/// A repository with the chart and a pipeline that deploys it, pushed: its commit.
+fn pushed(folder: &Path) -> (Repository, String) {
+    let repository = Repository::create(folder, "shop");
     for (path, bytes) in chart(1).files {
         let text = String::from_utf8(bytes).unwrap();
         repository.write(&format!("deploy/chart/{path}"), &text);
@@ -350,6 +333,34 @@ async fn a_push_of_a_chart_becomes_a_build_a_rollout_and_pods_of_the_cluster() {
         ),
     );
     let sha = repository.push("first");
+    (repository, sha)
+}
+
+/// From a push to the pods: dispatcher, agent and coordinator are processes, helm renders what the commit has.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a control plane: make kubernetes"]
+async fn a_push_of_a_chart_becomes_a_build_a_rollout_and_pods_of_the_cluster() {
+    assert!(
+        slipway_tests::require("docker").is_some(),
+        "Docker is needed"
+    );
+    let plane = plane();
+    let account = crate::rights::coordinator(&plane, "described-push").unwrap();
+    slipway_tests::require("postgres").unwrap();
+    let mut files = Files::postgres().await.unwrap();
+    let target = target(&account);
+    let (db, now) = (files.db().await, Clock::system().now());
+    let (id, policy) = (Rng::system().ulid(now), Policy::default());
+    let registered =
+        slipway_deploy::ensure_environment(&db, &id, "production", &target, &policy, now);
+    registered.await.unwrap();
+    let helm = built().unwrap().join("helm").display().to_string();
+    let variables = [("SLIPWAY_DISPATCHER_HELM", helm)];
+    files.start_dispatcher_with(&variables).await;
+    files.start_coordinator().await;
+    files.start_agent("one").await;
+
+    let (repository, sha) = pushed(files.dir());
     let repo = files.rest.add_repository(&repository.url).await.unwrap();
     let hook = files.rest.add_hook(&repo, "github").await.unwrap();
     let body = hook.push_body(crate::ZERO, &sha);

@@ -12,6 +12,8 @@
 //! The grace of a stop is the pod's own: it is written down when the Deployment is made.
 
 mod body;
+mod made;
+mod said;
 
 use std::time::Duration;
 
@@ -20,11 +22,13 @@ use serde_json::{Value, json};
 use slipway_core::manifest::GRACE_MAX;
 use slipway_core::rollout::{InstanceView, VersionSpec};
 use slipway_core::traffic::Fence;
-use slipway_kubernetes::{Claim, Cluster, ClusterError, Object, ObjectKind, ServingPod};
+use slipway_kubernetes::{Cluster, ClusterError, Object, ObjectKind, ServingPod};
 use tokio::sync::OnceCell;
 
 use super::{Instances, Place, Target, TargetError};
 use crate::places::KubernetesPlace;
+use said::refusal;
+pub(crate) use said::words;
 
 /// Whose an object is.
 pub(crate) const OWNER: (&str, &str) = ("app.kubernetes.io/managed-by", "slipway");
@@ -39,12 +43,6 @@ pub(crate) const PORT: &str = "slipway.dev/port";
 const NAME: &str = "slipway.dev/name";
 /// Its pods are described by the user's manifests; the value names what they need beside the Deployment.
 pub(crate) const MANIFESTS: &str = "slipway.dev/manifests";
-/// How it begins when a field is unknown or has a wrong type.
-const NOT_TYPED: &str = "failed to create typed patch object";
-/// What the words of an admission that says no have, with the same status as a missing right.
-const ADMISSION: &str = "admission webhook";
-/// As much of the cluster's own words as a person reads.
-const WORDS_MAX: usize = 600;
 /// Changes that met another one, before it is told: the Deployment's own controller writes its status
 /// a few times while pods start.
 pub(crate) const TRIES: u32 = 5;
@@ -101,92 +99,6 @@ pub(crate) fn name_of(version: &str) -> String {
 /// The token that an object was changed under last.
 pub(crate) fn token_of(object: &Object) -> Option<u64> {
     object.annotations.get(TOKEN)?.parse().ok()
-}
-
-/// What a person is told: never the cluster's own words, which may repeat a variable's value.
-pub(crate) fn words(error: &ClusterError) -> String {
-    match error {
-        ClusterError::Refused {
-            call,
-            status,
-            words,
-        } => {
-            let hint = match (status, missing_right(words)) {
-                (403, Some(rule)) => format!(
-                    ": its account lacks {rule}; deploy/packaging/kubernetes/coordinator.yaml has all rights that are \
-                     needed"
-                ),
-                (401 | 403, _) => {
-                    ": give its account the rights in deploy/packaging/kubernetes/coordinator.yaml"
-                        .to_owned()
-                }
-                _ => "; the cluster's audit log has its reason".to_owned(),
-            };
-            format!("the cluster refused to {call} ({status}){hint}")
-        }
-        other => other.to_string(),
-    }
-}
-
-/// The rule that an account lacks, as the cluster names it: `User "…" cannot patch resource "deployments" in
-/// API group "apps" in the namespace "shop"`. Nothing else of its words is repeated.
-fn missing_right(words: &str) -> Option<String> {
-    let is = |word: &str| {
-        let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'/');
-        (word.len() <= 100 && word.bytes().all(good)).then(|| word.to_owned())
-    };
-    let quoted = |after: &str| {
-        let (_, rest) = words.split_once(after)?;
-        is(rest.split_once('"')?.0)
-    };
-    let (_, rest) = words.split_once("cannot ")?;
-    let verb = is(rest.split(' ').next()?)?;
-    let resource = quoted("resource \"")?;
-    let group = quoted("API group \"").unwrap_or_default();
-    let namespace = quoted("namespace \"").unwrap_or_default();
-    Some(format!(
-        "the right to `{verb}` `{resource}` of API group `{group}` in namespace `{namespace}`"
-    ))
-}
-
-fn refusal(error: ClusterError) -> TargetError {
-    match &error {
-        // The server's own trouble, or too many calls: it may be another time.
-        ClusterError::Refused { status, .. } if *status >= 500 || matches!(*status, 0 | 429) => {
-            TargetError::Unknown(words(&error))
-        }
-        ClusterError::Config(_) | ClusterError::NotFound(_) | ClusterError::Refused { .. } => {
-            TargetError::Refused(words(&error))
-        }
-        _ => TargetError::Unknown(words(&error)),
-    }
-}
-
-/// What the cluster says about the user's own manifests: they hold no secret, and it names the field.
-fn sentence(error: ClusterError) -> TargetError {
-    let theirs = |status: u16, words: &str| {
-        let asked = (400..500).contains(&status) && !matches!(status, 401 | 403 | 429);
-        // An unknown field or a wrong type is the server's own trouble by its number (500), and not by its words.
-        asked || words.starts_with(NOT_TYPED) || words.contains(ADMISSION)
-    };
-    match error {
-        ClusterError::Refused {
-            call,
-            status,
-            words,
-        } if theirs(status, &words) => {
-            let plain = words.chars().filter(|c| !c.is_control());
-            let words: String = plain.take(WORDS_MAX).collect();
-            TargetError::Refused(format!(
-                "the cluster refuses to {call} of the manifests ({status}): {words}"
-            ))
-        }
-        other => refusal(other),
-    }
-}
-
-fn unreadable(error: &slipway_core::manifest::ManifestError) -> TargetError {
-    TargetError::Refused(error.to_string())
 }
 
 /// How long a Deployment's pods may take to end.
@@ -390,70 +302,6 @@ impl KubernetesTarget {
             Err(ClusterError::Conflict(_)) => Ok(false),
             Err(error) => Err(refusal(error)),
         }
-    }
-}
-
-impl KubernetesTarget {
-    /// Makes a Deployment that is not there; false when it takes another look. With manifests it has no pod
-    /// at first: what its pods need comes before them, and is written down in it before it is made.
-    async fn make(
-        &self,
-        fence: Fence,
-        place: &Place,
-        version: &VersionSpec,
-    ) -> Result<bool, TargetError> {
-        let (cluster, kind) = (self.cluster().await?, ObjectKind::Deployment);
-        let mut bodies = body::bodies(place, version, fence).map_err(|e| unreadable(&e))?;
-        if version.pods.is_none() {
-            let made = cluster.apply(kind, bodies.deployment, None, Claim::Leave);
-            return match made.await {
-                Ok(_) => Ok(true),
-                Err(ClusterError::Conflict(_)) => Ok(false),
-                Err(error) => Err(refusal(error)),
-            };
-        }
-        // All are asked for before any is made: a refusal leaves nothing behind.
-        for (kind, body) in &bodies.extras {
-            cluster.judge(*kind, body.clone()).await.map_err(sentence)?;
-        }
-        let judged = cluster.judge(kind, bodies.deployment.clone()).await;
-        judged.map_err(sentence)?;
-        bodies.deployment["spec"]["replicas"] = json!(0);
-        let made = cluster.apply(kind, bodies.deployment, None, Claim::Leave);
-        match made.await {
-            Ok(_) | Err(ClusterError::Conflict(_)) => Ok(false),
-            Err(error) => Err(sentence(error)),
-        }
-    }
-
-    /// What a version's pods need beside the Deployment. The same text gives the same objects.
-    async fn extras(
-        &self,
-        fence: Fence,
-        place: &Place,
-        version: &VersionSpec,
-    ) -> Result<(), TargetError> {
-        let cluster = self.cluster().await?;
-        let bodies = body::bodies(place, version, fence).map_err(|e| unreadable(&e))?;
-        for (kind, body) in bodies.extras {
-            let made = cluster.apply(kind, body, None, Claim::Leave).await;
-            made.map_err(sentence)?;
-        }
-        Ok(())
-    }
-
-    /// Removes what was made for a Deployment's pods; what is not ours by its label is left.
-    async fn strip(&self, deployment: &Object) -> Result<(), ClusterError> {
-        let cluster = self.reach.cluster().await?;
-        let version = deployment.labels.get(VERSION);
-        for (kind, name) in body::extras_of(deployment) {
-            let found = cluster.object(kind, &name).await?;
-            let ours = found.filter(|one| version.is_some() && one.labels.get(VERSION) == version);
-            if let Some(object) = ours {
-                cluster.remove(kind, &object).await?;
-            }
-        }
-        Ok(())
     }
 }
 

@@ -121,13 +121,8 @@ pub(super) async fn begin(
     let now = coordinator.clock.now();
     let id = coordinator.rng.ulid(now);
     let pods = described(&spec, &environment, &registered, &policy)?;
-    let mut plan = plan(
-        coordinator,
-        (&id, &start),
-        (&spec, &environment),
-        &registered,
-        pods,
-    )?;
+    let asked = (&spec, &environment);
+    let mut plan = plan(coordinator, (&id, &start), asked, &registered, pods)?;
     plan.initiators = initiators;
     plan.approval = approval(&environment, &policy);
     plan.gates = gates(&environment)?;
@@ -142,9 +137,8 @@ pub(super) async fn begin(
         .await?
         .into_iter()
         .find(|s| s.name == spec.service);
-    if let Some(known) = &known {
-        is_of(&known.repo_id, &start.repo_id, &spec.service)?;
-    }
+    let owner = known.as_ref().map_or("", |known| &known.repo_id);
+    is_of(owner, &start.repo_id, &spec.service)?;
     let service_id = known.map_or_else(|| coordinator.rng.ulid(now), |known| known.service_id);
     let (barred, under_way) = coordinator.barred_by(&service_id, &plan).await?;
     if let Some(reason) = barred.filter(|_| !under_way) {

@@ -122,102 +122,109 @@ fn only_the_image_the_labels_the_names_and_the_count_are_set() {
     assert_eq!(service["spec"]["selector"]["slipway.dev/version"], label);
 }
 
+const ACCOUNT: &str = "      serviceAccountName: web\n";
+/// What is written instead of what, and what is said then.
+const REFUSED: [(&str, &str, &str); 23] = [
+    (
+        ACCOUNT,
+        "      hostNetwork: true\n",
+        "SLP0306 deploy/web.yaml:9: Deployment `web`: `hostNetwork`",
+    ),
+    (
+        ACCOUNT,
+        "      hostNetwork: \"true\"\n",
+        "SLP0306 deploy/web.yaml:9",
+    ),
+    (ACCOUNT, "      nodeName: n1\n", "`nodeName`"),
+    (
+        ACCOUNT,
+        "      serviceAccountName: admin\n",
+        "act as `admin`",
+    ),
+    (
+        ACCOUNT,
+        "      securityContext: {sysctls: [{name: a, value: b}]}\n",
+        "`sysctls`",
+    ),
+    (
+        "image: placeholder",
+        "securityContext: {privileged: true}",
+        "SLP0306 deploy/web.yaml:13: Deployment `web`: `privileged`",
+    ),
+    (
+        "image: placeholder",
+        "securityContext: {capabilities: {add: [ALL]}}",
+        "`capabilities.add`",
+    ),
+    (
+        "image: placeholder",
+        "ports: [{containerPort: 1, hostPort: 1}]",
+        "`hostPort`",
+    ),
+    (
+        "image: placeholder",
+        "image: a\n        - name: b",
+        "SLP0305 deploy/web.yaml:12",
+    ),
+    (
+        "configMap: {name: settings, defaultMode: 0644}",
+        "hostPath: {path: /}",
+        "`hostPath`",
+    ),
+    (
+        "configMap: {name: settings, defaultMode: 0644}",
+        "gitRepo: {repository: x}",
+        "`gitRepo`",
+    ),
+    (
+        "name: web, labels",
+        "name: web, namespace: kube-system, labels",
+        "another namespace",
+    ),
+    (
+        "name: web, labels",
+        "name: web, finalizers: [a/b], labels",
+        "`metadata.finalizers`",
+    ),
+    (
+        "{app: web}}\nspec",
+        "{slipway.dev/version: x}}\nspec",
+        "SLP0304 deploy/web.yaml:3",
+    ),
+    (
+        "spec:\n  selector",
+        "spec:\n  replicas: 0\n  selector",
+        "SLP0304 deploy/web.yaml:5",
+    ),
+    (
+        "spec:\n  selector",
+        "spec:\n  paused: true\n  selector",
+        "`paused`",
+    ),
+    ("  selector: {matchLabels: {app: web}}\n", "", "matchLabels"),
+    ("Seconds: 90", "Seconds: 9000", "0…600"),
+    (
+        "kind: Deployment",
+        "kind: StatefulSet",
+        "SLP0302 deploy/web.yaml:2: `StatefulSet`",
+    ),
+    ("kind: Deployment", "kind: ClusterRole", "SLP0302"),
+    (
+        "kind: Deployment",
+        "kind: Secret",
+        "does not belong into a repository",
+    ),
+    ("apps/v1", "apps/v1beta1", "`apiVersion: apps/v1`"),
+    (
+        "kind: Deployment",
+        "kind: Deployment\nkind: Deployment",
+        "SLP0301 deploy/web.yaml:3: the same key twice",
+    ),
+];
+
 #[test]
 fn what_is_refused_says_its_file_and_line() {
-    let spec = "      serviceAccountName: web\n";
-    for (from, to, said) in [
-        (
-            spec,
-            "      hostNetwork: true\n",
-            "SLP0306 deploy/web.yaml:9: Deployment `web`: `hostNetwork`",
-        ),
-        (
-            spec,
-            "      hostNetwork: \"true\"\n",
-            "SLP0306 deploy/web.yaml:9",
-        ),
-        (spec, "      nodeName: n1\n", "`nodeName`"),
-        (spec, "      serviceAccountName: admin\n", "act as `admin`"),
-        (
-            spec,
-            "      securityContext: {sysctls: [{name: a, value: b}]}\n",
-            "`sysctls`",
-        ),
-        (
-            "image: placeholder",
-            "securityContext: {privileged: true}",
-            "SLP0306 deploy/web.yaml:13: Deployment `web`: `privileged`",
-        ),
-        (
-            "image: placeholder",
-            "securityContext: {capabilities: {add: [ALL]}}",
-            "`capabilities.add`",
-        ),
-        (
-            "image: placeholder",
-            "ports: [{containerPort: 1, hostPort: 1}]",
-            "`hostPort`",
-        ),
-        (
-            "image: placeholder",
-            "image: a\n        - name: b",
-            "SLP0305 deploy/web.yaml:12",
-        ),
-        (
-            "configMap: {name: settings, defaultMode: 0644}",
-            "hostPath: {path: /}",
-            "`hostPath`",
-        ),
-        (
-            "configMap: {name: settings, defaultMode: 0644}",
-            "gitRepo: {repository: x}",
-            "`gitRepo`",
-        ),
-        (
-            "name: web, labels",
-            "name: web, namespace: kube-system, labels",
-            "another namespace",
-        ),
-        (
-            "name: web, labels",
-            "name: web, finalizers: [a/b], labels",
-            "`metadata.finalizers`",
-        ),
-        (
-            "{app: web}}\nspec",
-            "{slipway.dev/version: x}}\nspec",
-            "SLP0304 deploy/web.yaml:3",
-        ),
-        (
-            "spec:\n  selector",
-            "spec:\n  replicas: 0\n  selector",
-            "SLP0304 deploy/web.yaml:5",
-        ),
-        (
-            "spec:\n  selector",
-            "spec:\n  paused: true\n  selector",
-            "`paused`",
-        ),
-        ("  selector: {matchLabels: {app: web}}\n", "", "matchLabels"),
-        ("Seconds: 90", "Seconds: 9000", "0…600"),
-        (
-            "kind: Deployment",
-            "kind: StatefulSet",
-            "SLP0302 deploy/web.yaml:2: `StatefulSet`",
-        ),
-        ("kind: Deployment", "kind: ClusterRole", "SLP0302"),
-        (
-            "kind: Deployment",
-            "kind: Secret",
-            "does not belong into a repository",
-        ),
-        ("apps/v1", "apps/v1beta1", "`apiVersion: apps/v1`"),
-        (
-            "kind: Deployment",
-            "kind: Deployment\nkind: Deployment",
-            "SLP0301 deploy/web.yaml:3: the same key twice",
-        ),
-    ] {
+    for (from, to, said) in REFUSED {
         let text = refused(from, to);
         assert!(text.contains(said), "{to}: {text}");
     }

@@ -185,11 +185,7 @@ fn environment(
         name: key.text.clone(),
         auto: wanted && node.get("trigger").and_then(Node::text) != Some("manual"),
         after: after(key, node, all, out),
-        target: node
-            .get("target")
-            .and_then(Node::text)
-            .unwrap_or_default()
-            .to_owned(),
+        target: word("target"),
         strategy,
         steps: steps(node, strategy, out),
         smoke: smoke(node, out),
