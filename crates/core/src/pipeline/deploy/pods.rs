@@ -123,3 +123,108 @@ pub(super) fn alone(environment: &Node, out: &mut Vec<Mistake>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::pipeline::{DeploySpec, Facts, Outcome, plan};
+
+    fn planned(service: &str, environment: &str) -> Result<DeploySpec, String> {
+        let digest = "a".repeat(64);
+        let text = format!(
+            "version: 1\non:\n  push:\nstages:\n  test:\n    image: a@sha256:{digest}\n    commands: [a]\ndeploy:\n  \
+             service: shop\n  image: shop@sha256:{digest}\n  port: 80\n{service}  environments:\n    staging:\n      \
+             trigger: auto\n    production:\n      trigger: auto\n{environment}"
+        );
+        let facts = Facts {
+            event: "push".into(),
+            ref_name: "refs/heads/main".into(),
+            ..Facts::default()
+        };
+        match plan(&text, &facts) {
+            Ok(Outcome::Build(plan, _)) => Ok(plan.deploy.unwrap()),
+            Ok(Outcome::NotWanted(why)) => panic!("{why}"),
+            Err(mistakes) => {
+                let line = |m: &crate::pipeline::Mistake| {
+                    format!("{} {}: {}", m.code, m.at.line, m.message)
+                };
+                Err(mistakes.iter().map(line).collect::<Vec<_>>().join("\n"))
+            }
+        }
+    }
+
+    #[test]
+    fn an_environment_may_say_otherwise_and_replicas_are_the_manifests_until_somebody_says_them() {
+        let deploy = planned(
+            "  manifests: [a.yaml, b/c.yaml]\n  container: web\n",
+            "      chart: {path: chart, values: v.yaml, set: {a: {b: 1}}, namespace: shop}\n",
+        )
+        .unwrap();
+        let staging = deploy.pods_of(&deploy.environments[0]).unwrap();
+        assert_eq!(staging.paths, ["a.yaml", "b/c.yaml"]);
+        assert_eq!(
+            (staging.manifests.container.as_str(), staging.line),
+            ("web", 12)
+        );
+        let production = deploy.pods_of(&deploy.environments[1]).unwrap();
+        let chart = production.chart.as_ref().unwrap();
+        assert_eq!(
+            (chart.path.as_str(), &chart.values[..]),
+            ("chart", &["v.yaml".to_owned()][..])
+        );
+        assert_eq!(
+            (&chart.set, chart.namespace.as_str()),
+            (&json!({"a": {"b": 1}}), "shop")
+        );
+        assert_eq!(deploy.replicas, 0);
+        // Where one environment alone is a cluster, the other has one instance as before.
+        let deploy = planned("", "      manifests: a.yaml\n").unwrap();
+        assert!(deploy.pods_of(&deploy.environments[0]).is_none());
+        assert_eq!(deploy.environments[0].replicas, Some(1));
+        let deploy = planned("  replicas: 4\n", "      manifests: a.yaml\n").unwrap();
+        assert_eq!(
+            (deploy.replicas, deploy.environments[0].replicas),
+            (4, None)
+        );
+        assert_eq!(planned("", "").unwrap().replicas, 1);
+    }
+
+    #[test]
+    fn what_cannot_be_used_says_its_line() {
+        for (service, environment, said) in [
+            (
+                "  manifests: a\n  chart: {path: b}\n",
+                "",
+                "SLP0120 13: `chart` beside",
+            ),
+            ("  container: a\n", "", "SLP0120 12: `container` without"),
+            ("  manifests: []\n", "", "SLP0106 12"),
+            ("  manifests: /etc/passwd\n", "", "SLP0118 12"),
+            ("  manifests: [a, ../b]\n", "", "SLP0118 12"),
+            ("  manifests: .git/config\n", "", "SLP0118 12"),
+            ("  manifests: -a\n", "", "SLP0118 12"),
+            ("  chart: {values: a}\n", "", "SLP01"),
+            ("  chart: {path: a, set: 1}\n", "", "SLP0106 12: `set`"),
+            (
+                "  chart: {path: a, namespace: A_b}\n",
+                "",
+                "SLP0106 12: `namespace`",
+            ),
+            ("  chart: {path: a, vales: b}\n", "", "vales"),
+            (
+                "  manifests: a\n",
+                "      environment: {A: b}\n",
+                "SLP0120 18: `environment` beside",
+            ),
+            (
+                "",
+                "      manifests: a\n      resources: {memory: 1GiB}\n",
+                "SLP0120 18: `resources` beside",
+            ),
+        ] {
+            let text = planned(service, environment).map(|_| ()).unwrap_err();
+            assert!(text.contains(said), "{service}{environment}: {text}");
+        }
+    }
+}
