@@ -403,3 +403,59 @@ async fn a_push_of_a_chart_becomes_a_build_a_rollout_and_pods_of_the_cluster() {
     assert_eq!(pods, [image("one"), image("one")].join(" "));
     db.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a control plane: make kubernetes"]
+async fn a_right_that_is_missing_ends_a_rollout_soon_and_is_named() {
+    let mut world = World::start("described-rights", "edge/public").await;
+    // What those have who took the rights of before there were manifests, and no route.
+    let role = [
+        "patch",
+        "role",
+        "slipway-rollouts",
+        "-n",
+        "described-rights",
+        "--type=json",
+        "-p",
+    ];
+    let without = |index: u32| format!(r#"[{{"op": "remove", "path": "/rules/{index}"}}]"#);
+    world
+        .plane
+        .admin(&[&role[..], &[&without(3)]].concat(), "")
+        .unwrap();
+    let id = world.coordinator.deploy("canary", "one").await;
+    let row = world.coordinator.ended(&id).await;
+    let reason = row.reason.clone().unwrap_or_default();
+    assert_eq!(row.status, "failed", "{row:#?}");
+    let right = "of API group `gateway.networking.k8s.io` in namespace `described-rights`";
+    assert!(
+        reason.contains("`httproutes`") && reason.contains(right),
+        "{reason}"
+    );
+    world
+        .plane
+        .admin(&[&role[..], &[&without(2)]].concat(), "")
+        .unwrap();
+    let of = described("canary", "deploy/shop.yaml", &manifest("hello"), "shop");
+    let id = world.coordinator.hand_over("two", &of).await.unwrap();
+    let row = world.coordinator.ended(&id).await;
+    let reason = row.reason.clone().unwrap_or_default();
+    assert_eq!(row.status, "failed", "{row:#?}");
+    assert!(
+        reason.contains("the right to `patch` `configmaps`"),
+        "{reason}"
+    );
+    for row in world
+        .coordinator
+        .db
+        .rollouts(&RolloutFilter {
+            limit: 10,
+            ..RolloutFilter::default()
+        })
+        .await
+        .unwrap()
+    {
+        let took = row.ended_at.unwrap_or_default() - row.created_at;
+        assert!(took < 90_000, "{took} ms");
+    }
+}

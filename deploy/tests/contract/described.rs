@@ -97,12 +97,29 @@ async fn a_version_brings_what_it_needs_repeats_itself_and_leaves_nothing() {
         matches!(stale, Err(TargetError::StaleToken { seen: 2 })),
         "{stale:?}"
     );
+    // Gone, and gone back to: what is stored of the version is enough.
+    for generation in 2..=3 {
+        let retired = target.retire(
+            fence(2, generation),
+            &place,
+            &new.version_id,
+            Duration::ZERO,
+        );
+        retired.await.unwrap();
+    }
+    locked(&objects, |objects| {
+        assert!(objects.all.is_empty(), "{:?}", objects.all)
+    });
+    target.ensure(fence(2, 4), &place, &new).await.unwrap();
+    locked(&objects, |objects| {
+        assert_eq!(data(&objects.all), data(&before))
+    });
     // Somebody else's settings with the same name are theirs.
     locked(&objects, |objects| {
         let theirs = objects.all.get_mut(&settings).unwrap();
         theirs["metadata"]["labels"] = json!({"slipway.dev/version": "another"});
     });
-    for generation in 2..=3 {
+    for generation in 5..=6 {
         let retired = target.retire(
             fence(2, generation),
             &place,

@@ -40,8 +40,7 @@ pub(super) async fn capture_pods(
         for pods in deploy.pods_mut() {
             line = pods.line;
             pods.manifests.files = files(app, &wanted, &service, pods).await?;
-            check(&pods.manifests)
-                .map_err(|error| Mistake::elsewhere(error.code, pods.line, error.to_string()))?;
+            check(&pods.manifests).map_err(|error| error.named_at(pods.line))?;
         }
         Ok(())
     };

@@ -14,6 +14,8 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::pipeline::Mistake;
+
 pub use dress::{Dressed, Ours, dress};
 pub use rules::{Allowed, Grant};
 
@@ -62,6 +64,15 @@ pub struct ManifestError {
     pub what: String,
     /// How to mend it.
     pub fix: String,
+}
+
+impl ManifestError {
+    /// The same as a mistake of the pipeline file that names the manifest in this line.
+    #[must_use]
+    pub fn named_at(&self, line: u32) -> Mistake {
+        let text = format!("{}:{}: {}", self.file, self.line, self.what);
+        Mistake::elsewhere(self.code, line, text).fix(self.fix.clone())
+    }
 }
 
 /// What manifests ask for beside pods.

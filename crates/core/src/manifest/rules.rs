@@ -324,6 +324,7 @@ impl Judge<'_> {
         for list in ["containers", "initContainers", "ephemeralContainers"] {
             for container in pod.get(list).and_then(Node::list).unwrap_or_default() {
                 self.context(container.get("securityContext"))?;
+                self.probes(container)?;
                 let ports = container.get("ports").and_then(Node::list);
                 for port in ports.unwrap_or_default() {
                     let open = port.get("hostPort").filter(|node| node.int() != Some(0));
@@ -331,6 +332,26 @@ impl Judge<'_> {
                 }
             }
         }
+        self.annotations()
+    }
+
+    /// A node asks its probes from its own network: of the pod, and of nobody else.
+    fn probes(&self, container: &Node) -> Result<(), ManifestError> {
+        let lifecycle = container.get("lifecycle");
+        let probes = ["livenessProbe", "readinessProbe", "startupProbe"];
+        let probes = probes.map(|name| container.get(name));
+        let hooks = ["postStart", "preStop"];
+        let hooks = hooks.map(|name| lifecycle.and_then(|all| all.get(name)));
+        for probe in probes.into_iter().chain(hooks).flatten() {
+            for way in ["httpGet", "tcpSocket"] {
+                let host = probe.get(way).and_then(|way| way.get("host"));
+                self.needs(Grant::HostNamespaces, "host", host)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn annotations(&self) -> Result<(), ManifestError> {
         let annotations = self
             .one
             .at(&["spec", "template", "metadata", "annotations"]);

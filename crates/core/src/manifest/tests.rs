@@ -124,7 +124,12 @@ fn only_the_image_the_labels_the_names_and_the_count_are_set() {
 
 const ACCOUNT: &str = "      serviceAccountName: web\n";
 /// What is written instead of what, and what is said then.
-const REFUSED: [(&str, &str, &str); 23] = [
+const REFUSED: [(&str, &str, &str); 24] = [
+    (
+        "port: 8080}}",
+        "port: 80, host: 169.254.169.254}}",
+        "`host` reaches out",
+    ),
     (
         ACCOUNT,
         "      hostNetwork: true\n",
