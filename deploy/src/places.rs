@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
+use slipway_core::manifest::Allowed;
 use slipway_core::rollout::{Freeze, check_freezes};
 use slipway_core::time::Timestamp;
 use slipway_store::{Db, EnvironmentRow, StoreError};
@@ -98,6 +99,9 @@ pub struct Policy {
     /// Failed share above which a version is taken back, parts per million; 0 = 1 %.
     #[serde(default)]
     pub max_error_ppm: u64,
+    /// What manifests of a service may ask for beyond the usual, on Kubernetes.
+    #[serde(default)]
+    pub pods: Allowed,
     /// When nothing starts here.
     #[serde(default)]
     pub freeze: Vec<Freeze>,

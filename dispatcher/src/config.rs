@@ -40,6 +40,8 @@ pub struct Config {
     pub public_url: String,
     /// The coordinator's gRPC address; empty = nothing is deployed.
     pub coordinator: String,
+    /// What renders charts: its path, or its name.
+    pub helm: String,
     /// Repository addresses allowed besides https and ssh.
     pub allowed_sources: Vec<String>,
     /// How often refs are compared, seconds; 0 = never.
@@ -109,6 +111,8 @@ pub struct Settings {
     pub grpc_url: String,
     /// Whether to insist on a database that loses nothing with one machine.
     pub durability: Durability,
+    /// What renders charts.
+    pub helm: String,
     /// Repository addresses allowed besides https and ssh.
     pub allowed_sources: Vec<String>,
     /// How often refs are compared, seconds; 0 = never.
@@ -144,6 +148,7 @@ impl Config {
                 (true, true) => Durability::Warned,
                 (true, false) => Durability::Demanded,
             },
+            helm: self.helm.clone(),
             allowed_sources: self.allowed_sources.clone(),
             reconcile_seconds: self.reconcile_seconds,
             terms: Terms::of(Duration::from_secs(self.lease_seconds)),

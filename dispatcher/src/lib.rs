@@ -2,10 +2,12 @@
 //!
 //! Reading order: `intake` (webhook → inbox row) → `loops::inbox` and `usecases::decide_delivery`
 //! (row → build) → `loops::scheduling` (stage → agent) → `api::grpc` (the agents' conversation) →
-//! `usecases::accept_result` → `loops::handover` (build → coordinator). Executes no user code.
+//! `usecases::accept_result` → `loops::handover` (build → coordinator). Executes no user code; templates of a
+//! chart are interpreted by helm, shut in (`charts`).
 
 pub mod api;
 pub mod args;
+pub mod charts;
 pub mod config;
 pub mod fleet;
 pub mod identity;

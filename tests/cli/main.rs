@@ -48,6 +48,34 @@ fn lint_shows_the_line_and_ends_with_20() {
 }
 
 #[test]
+fn lint_reads_the_manifests_beside_the_file_and_names_their_lines() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let digest = "a".repeat(64);
+    let text = format!(
+        "version: 1\non:\n  push:\nstages:\n  test:\n    image: a@sha256:{digest}\n    commands: [a]\ndeploy:\n  \
+         service: shop\n  image: shop@sha256:{digest}\n  port: 80\n  manifests: deploy/shop.yaml\n  \
+         environments:\n    production: {{}}\n"
+    );
+    std::fs::write(dir.path().join(".slipway.yml"), text).expect("written");
+    let (code, _, err) = told(&slipway(dir.path(), &["lint", "--json"]));
+    assert_eq!(code, Some(20), "{err}");
+    std::fs::create_dir(dir.path().join("deploy")).expect("made");
+    let manifest = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: shop}\nspec:\n  replicas: 0\n  \
+                    selector: {matchLabels: {a: b}}\n  template: {spec: {containers: [{name: a}]}}\n";
+    let at = dir.path().join("deploy/shop.yaml");
+    std::fs::write(&at, manifest).expect("written");
+    let (code, out, err) = told(&slipway(dir.path(), &["lint", "--json"]));
+    assert_eq!(code, Some(20), "{out}{err}");
+    assert!(
+        out.contains("SLP0304") && out.contains("deploy/shop.yaml:5: "),
+        "{out}"
+    );
+    std::fs::write(&at, manifest.replace("  replicas: 0\n", "")).expect("written");
+    let (code, out, err) = told(&slipway(dir.path(), &["lint", "--json"]));
+    assert_eq!(code, Some(0), "{out}{err}");
+}
+
+#[test]
 fn lint_of_a_good_file_ends_with_0() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join(".slipway.yml"), ONE_STAGE).unwrap();

@@ -7,6 +7,7 @@ mod caches;
 mod crash;
 mod declining;
 mod dependencies;
+mod described;
 mod disk;
 mod fleet;
 mod fleet_docker;

@@ -68,6 +68,7 @@ pub(crate) fn built() -> anyhow::Result<PathBuf> {
     let said = std::env::var("SLIPWAY_CONTROL_PLANE").unwrap_or_default();
     let dir = PathBuf::from(said);
     let whole = [
+        "helm",
         "kube-apiserver",
         "kube-controller-manager",
         "kubectl",

@@ -114,6 +114,16 @@ impl Coordinator {
 
     /// Begins a rollout of an image that says `word`; its id.
     pub(crate) async fn deploy(&mut self, strategy: &str, word: &str) -> String {
+        let started = self.hand_over(word, &section(strategy)).await;
+        started.unwrap()
+    }
+
+    /// The same of this deploy section, which may be refused.
+    pub(crate) async fn hand_over(
+        &mut self,
+        word: &str,
+        section: &Value,
+    ) -> Result<String, tonic::Status> {
         self.started += 1;
         let start = v1::StartRolloutRequest {
             idempotency_key: format!("key-{}", self.started),
@@ -121,11 +131,11 @@ impl Coordinator {
             repo_id: "repo".to_owned(),
             environment: "production".to_owned(),
             image: image(word),
-            deploy_json: section(strategy).to_string(),
+            deploy_json: section.to_string(),
             ..v1::StartRolloutRequest::default()
         };
-        let started = self.client().start(self.signed(start)).await;
-        started.unwrap().into_inner().deployment_id
+        let started = self.client().start(self.signed(start)).await?;
+        Ok(started.into_inner().deployment_id)
     }
 
     /// Takes a rollout back; the id of what does it.
@@ -201,7 +211,7 @@ fn process(dir: &Path, at: SocketAddr) -> Process {
 }
 
 /// Steps long enough to be seen by whoever reads the route a few times a second.
-fn section(strategy: &str) -> Value {
+pub(crate) fn section(strategy: &str) -> Value {
     let step = |weight: u32| json!({"weight_bp": weight, "bake_ms": 2_000, "approval": false});
     let steps = match strategy {
         "canary" => vec![step(1_000), step(5_000), step(10_000)],

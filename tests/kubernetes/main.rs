@@ -8,6 +8,7 @@
 mod contract;
 mod control_plane;
 mod coordinator;
+mod described;
 mod executed;
 mod fleet;
 mod gateway;

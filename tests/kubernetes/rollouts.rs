@@ -19,19 +19,19 @@ use crate::coordinator::Coordinator;
 use crate::suites::version;
 
 /// A namespace, the coordinator that deploys there, and the administrator who looks.
-struct World {
-    plane: Arc<Plane>,
+pub(crate) struct World {
+    pub(crate) plane: Arc<Plane>,
     namespace: String,
     place: KubernetesPlace,
-    coordinator: Coordinator,
+    pub(crate) coordinator: Coordinator,
 }
 
-fn name(version: &str) -> String {
+pub(crate) fn name(version: &str) -> String {
     format!("slipway-{}", version.to_lowercase())
 }
 
 impl World {
-    async fn start(namespace: &str, gateway: &str) -> Self {
+    pub(crate) async fn start(namespace: &str, gateway: &str) -> Self {
         let plane = plane();
         let file = crate::rights::coordinator(&plane, namespace).unwrap();
         let place = KubernetesPlace {
@@ -49,14 +49,14 @@ impl World {
         }
     }
 
-    fn get(&self, kind: &str, name: &str) -> Option<Value> {
+    pub(crate) fn get(&self, kind: &str, name: &str) -> Option<Value> {
         let asked = ["get", kind, name, "-n", &self.namespace, "-o", "json"];
         let text = self.plane.admin(&asked, "").ok()?;
         Some(serde_json::from_str(&text).unwrap())
     }
 
     /// The route's weights: (version's object, weight), as they are in the object.
-    fn weights(&self) -> Vec<(String, u64)> {
+    pub(crate) fn weights(&self) -> Vec<(String, u64)> {
         let route = self.get("httproute", "shop").unwrap_or_default();
         let backends = route.pointer("/spec/rules/0/backendRefs");
         let backends = backends.and_then(Value::as_array).cloned();
@@ -77,7 +77,7 @@ impl World {
         row
     }
 
-    fn replicas(&self, version: &str) -> Option<u64> {
+    pub(crate) fn replicas(&self, version: &str) -> Option<u64> {
         let found = self.get("deployment", &name(version))?;
         found["spec"]["replicas"].as_u64()
     }

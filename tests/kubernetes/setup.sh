@@ -1,8 +1,8 @@
 #!/bin/sh
 # Gets the control plane that `make kubernetes` tests against, without pulling an image: etcd of this
 # distribution, kube-apiserver, kube-controller-manager and kubectl built from the published Go modules, and the
-# Gateway API's own definition of an HTTPRoute. Helm's engine renders the shipped chart. The first build takes some minutes; what was built is kept
-# outside the clone, so the next call is instant. Progress goes to standard error; the last line on standard
+# Gateway API's own definition of an HTTPRoute. Helm's engine renders the shipped chart, and helm itself those of
+# services. The first build takes some minutes; what was built is kept outside the clone, so the next call is instant. Progress goes to standard error; the last line on standard
 # output is `SLIPWAY_CONTROL_PLANE=…`, the folder. Fails when something is missing.
 set -eu
 
@@ -29,34 +29,48 @@ if ! have etcd && [ "$(id -u)" = 0 ] && have apt-get; then
 fi
 have etcd || fail "etcd (package etcd-server)"
 
-whole() {
-    for program in kube-apiserver kube-controller-manager kubectl chart; do
-        [ -x "$kept/$program" ] || return 1
+# Whole or not there: what is half built is in another folder, and only what is missing is built.
+building=$kept.$$
+trap 'rm -rf "$building"' EXIT
+mkdir -p "$kept" "$building"
+missing() {
+    for program in "$@"; do
+        [ -s "$kept/$program" ] || return 0
     done
-    [ -s "$kept/httproutes.yaml" ]
+    return 1
+}
+need() {
+    have go || fail "Go (1.24 or newer), which builds the control plane"
+    say "building $*; this takes some minutes"
 }
 
-if ! whole; then
-    have go || fail "Go (1.24 or newer), which builds the control plane"
-    # Whole or not there: what is half built is in another folder.
-    building=$kept.$$
-    mkdir -p "$building"
-    trap 'rm -rf "$building"' EXIT
-    say "building kube-apiserver, kube-controller-manager and kubectl $version; this takes some minutes"
+if missing kube-apiserver kube-controller-manager kubectl; then
+    need "kube-apiserver, kube-controller-manager and kubectl $version"
     (
         cd "$here/control-plane"
         GOFLAGS="${GOFLAGS:--p=1}" CGO_ENABLED=0 nice go build -trimpath \
             -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$version" \
             -o "$building/" ./kube-apiserver ./kube-controller-manager ./kubectl
+    ) >&2 || fail "the control plane: its build failed"
+fi
+if missing chart helm; then
+    need "helm and its engine"
+    (
         cd "$here/chart"
-        CGO_ENABLED=0 nice go build -trimpath -ldflags "-s -w" -o "$building/chart" .
+        GOFLAGS="${GOFLAGS:--p=1}" CGO_ENABLED=0 nice go build -trimpath -ldflags "-s -w" \
+            -o "$building/" . helm.sh/helm/v3/cmd/helm
+    ) >&2 || fail "helm: its build failed"
+fi
+if missing httproutes.yaml; then
+    (
         cd "$here/gateway-api"
         go mod download sigs.k8s.io/gateway-api
         gateway=$(go list -m -f '{{.Dir}}' sigs.k8s.io/gateway-api)
         cp "$gateway/config/crd/standard/gateway.networking.k8s.io_httproutes.yaml" "$building/httproutes.yaml"
-    ) >&2 || fail "the control plane: its build failed"
-    mkdir -p "$kept"
-    mv -f "$building"/* "$kept/"
+    ) >&2 || fail "the definition of an HTTPRoute"
 fi
+for program in "$building"/*; do
+    [ ! -e "$program" ] || mv -f "$program" "$kept/"
+done
 
 printf 'SLIPWAY_CONTROL_PLANE=%s\n' "$kept"

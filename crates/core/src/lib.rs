@@ -19,6 +19,7 @@ pub mod gate;
 pub mod id;
 pub mod image;
 pub mod lease;
+pub mod manifest;
 pub mod mask;
 pub mod memo;
 pub mod pipeline;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use kube::Api;
 use kube::api::{
     ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams,
-    Preconditions, PropagationPolicy,
+    Preconditions, PropagationPolicy, ValidationDirective,
 };
 use serde_json::{Value, json};
 
@@ -28,6 +28,10 @@ pub enum ObjectKind {
     Deployment,
     /// `v1`.
     Service,
+    /// `v1`.
+    ConfigMap,
+    /// `v1`.
+    ServiceAccount,
     /// `gateway.networking.k8s.io/v1`: there where the Gateway API is installed.
     HttpRoute,
 }
@@ -75,6 +79,8 @@ impl ObjectKind {
         let (group, version, kind) = match self {
             Self::Deployment => ("apps", "v1", "Deployment"),
             Self::Service => ("", "v1", "Service"),
+            Self::ConfigMap => ("", "v1", "ConfigMap"),
+            Self::ServiceAccount => ("", "v1", "ServiceAccount"),
             Self::HttpRoute => ("gateway.networking.k8s.io", "v1", "HTTPRoute"),
         };
         ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind))
@@ -95,6 +101,20 @@ impl ObjectKind {
                 "apply a Service",
                 "change a Service",
                 "delete a Service",
+            ],
+            Self::ConfigMap => [
+                "read a ConfigMap",
+                "list ConfigMaps",
+                "apply a ConfigMap",
+                "change a ConfigMap",
+                "delete a ConfigMap",
+            ],
+            Self::ServiceAccount => [
+                "read a ServiceAccount",
+                "list ServiceAccounts",
+                "apply a ServiceAccount",
+                "change a ServiceAccount",
+                "delete a ServiceAccount",
             ],
             Self::HttpRoute => [
                 "read an HTTPRoute",
@@ -194,21 +214,44 @@ impl Cluster {
         resource_version: Option<&str>,
         claim: Claim,
     ) -> Result<Object, ClusterError> {
-        let [_, _, call, ..] = kind.calls();
-        let resource = kind.resource();
         if let Some(version) = resource_version {
             body["metadata"]["resourceVersion"] = json!(version);
         }
-        body["apiVersion"] = json!(resource.api_version);
-        body["kind"] = json!(resource.kind);
-        let name = body.pointer("/metadata/name").and_then(Value::as_str);
-        let name = name.unwrap_or_default().to_owned();
         let parameters = PatchParams {
             force: claim == Claim::Take,
             ..PatchParams::apply(FIELD_MANAGER)
         };
+        self.declare(kind, body, &parameters).await
+    }
+
+    /// Asks whether [`Cluster::apply`] would be accepted, with its admission and with no field that the
+    /// cluster does not know. Changes nothing.
+    ///
+    /// # Errors
+    /// [`ClusterError::Refused`] with the cluster's words.
+    pub async fn judge(&self, kind: ObjectKind, body: Value) -> Result<(), ClusterError> {
+        let parameters = PatchParams {
+            dry_run: true,
+            field_validation: Some(ValidationDirective::Strict),
+            ..PatchParams::apply(FIELD_MANAGER)
+        };
+        self.declare(kind, body, &parameters).await.map(drop)
+    }
+
+    async fn declare(
+        &self,
+        kind: ObjectKind,
+        mut body: Value,
+        parameters: &PatchParams,
+    ) -> Result<Object, ClusterError> {
+        let [_, _, call, ..] = kind.calls();
+        let resource = kind.resource();
+        body["apiVersion"] = json!(resource.api_version);
+        body["kind"] = json!(resource.kind);
+        let name = body.pointer("/metadata/name").and_then(Value::as_str);
+        let name = name.unwrap_or_default().to_owned();
         let api = self.objects_api(kind);
-        within(call, api.patch(&name, &parameters, &Patch::Apply(&body)))
+        within(call, api.patch(&name, parameters, &Patch::Apply(&body)))
             .await
             .map(view)
     }

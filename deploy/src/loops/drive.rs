@@ -336,7 +336,7 @@ impl Driver<'_> {
     }
 
     /// Remembers since when the target says no to an effect.
-    fn not_done(&mut self, effect: Effect, error: EffectError) {
+    pub(super) fn not_done(&mut self, effect: Effect, error: EffectError) {
         let EffectError::Refused(why) = error else {
             return;
         };

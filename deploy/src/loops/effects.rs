@@ -50,6 +50,7 @@ impl From<TrafficError> for EffectError {
         match error {
             TrafficError::StaleToken { seen } => Self::Stale { seen },
             TrafficError::Foreign(_) => Self::Foreign(error.to_string()),
+            TrafficError::Refused(_) => Self::Refused(error.to_string()),
             other => Self::Other(other.to_string()),
         }
     }

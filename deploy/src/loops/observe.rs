@@ -65,6 +65,9 @@ pub(super) async fn observe(
             Err(error) => {
                 tracing::warn!(rollout = driver.id, %error, "cannot read the router");
                 observed.blind_for = now.saturating_sub(since);
+                if let Some(step) = &state.step {
+                    driver.not_done(step.effect, error.into());
+                }
             }
         }
     }

@@ -6,19 +6,29 @@
 //! Fencing is by annotation: a Deployment carries the token of whoever changed it last, nobody with a
 //! lower one touches the place, and every change names the resource version that was read with it.
 //!
+//! Pods are described by Slipway, or by the user's own manifests (`body`): what those need beside the
+//! Deployment is named after the version as well, and goes with it.
+//!
 //! The grace of a stop is the pod's own: it is written down when the Deployment is made.
+
+mod body;
+mod made;
+mod said;
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
+use slipway_core::manifest::GRACE_MAX;
 use slipway_core::rollout::{InstanceView, VersionSpec};
 use slipway_core::traffic::Fence;
-use slipway_kubernetes::{Claim, Cluster, ClusterError, Object, ObjectKind, ServingPod};
+use slipway_kubernetes::{Cluster, ClusterError, Object, ObjectKind, ServingPod};
 use tokio::sync::OnceCell;
 
 use super::{Instances, Place, Target, TargetError};
 use crate::places::KubernetesPlace;
+use said::refusal;
+pub(crate) use said::words;
 
 /// Whose an object is.
 pub(crate) const OWNER: (&str, &str) = ("app.kubernetes.io/managed-by", "slipway");
@@ -29,8 +39,10 @@ pub(crate) const TOKEN: &str = "slipway.dev/token";
 pub(crate) const PORT_NAME: &str = "serve";
 const SERVICE: &str = "slipway.dev/service";
 const ENVIRONMENT: &str = "slipway.dev/environment";
-const PORT: &str = "slipway.dev/port";
+pub(crate) const PORT: &str = "slipway.dev/port";
 const NAME: &str = "slipway.dev/name";
+/// Its pods are described by the user's manifests; the value names what they need beside the Deployment.
+pub(crate) const MANIFESTS: &str = "slipway.dev/manifests";
 /// Changes that met another one, before it is told: the Deployment's own controller writes its status
 /// a few times while pods start.
 pub(crate) const TRIES: u32 = 5;
@@ -42,8 +54,8 @@ pub(crate) const SEEN_LIMIT: Duration = Duration::from_secs(30);
 const LINGER_SECONDS: u64 = 15;
 /// And has this long to end, the lingering included.
 const GRACE_SECONDS: u64 = 45;
-/// For pods to be gone: their grace, and what the node takes besides.
-const GONE_LIMIT: Duration = Duration::from_secs(GRACE_SECONDS + 30);
+/// For pods to be gone, beside their grace: what the node takes.
+const GONE_AFTER: Duration = Duration::from_secs(30);
 
 /// A cluster that is connected to when it is first used.
 pub(crate) struct Reach {
@@ -89,33 +101,13 @@ pub(crate) fn token_of(object: &Object) -> Option<u64> {
     object.annotations.get(TOKEN)?.parse().ok()
 }
 
-/// What a person is told: never the cluster's own words, which may repeat a variable's value.
-pub(crate) fn words(error: &ClusterError) -> String {
-    match error {
-        ClusterError::Refused { call, status, .. } => {
-            let hint = match status {
-                401 | 403 => {
-                    ": give its account the rights in deploy/packaging/kubernetes/coordinator.yaml"
-                }
-                _ => "; the cluster's audit log has its reason",
-            };
-            format!("the cluster refused to {call} ({status}){hint}")
-        }
-        other => other.to_string(),
-    }
-}
-
-fn refusal(error: ClusterError) -> TargetError {
-    match &error {
-        // The server's own trouble, or too many calls: it may be another time.
-        ClusterError::Refused { status, .. } if *status >= 500 || matches!(*status, 0 | 429) => {
-            TargetError::Unknown(words(&error))
-        }
-        ClusterError::Config(_) | ClusterError::NotFound(_) | ClusterError::Refused { .. } => {
-            TargetError::Refused(words(&error))
-        }
-        _ => TargetError::Unknown(words(&error)),
-    }
+/// How long a Deployment's pods may take to end.
+fn grace(object: &Object) -> Duration {
+    let seconds = object
+        .body
+        .pointer("/spec/template/spec/terminationGracePeriodSeconds");
+    let seconds = seconds.and_then(Value::as_u64).unwrap_or(GRACE_SECONDS);
+    Duration::from_secs(seconds.min(GRACE_MAX))
 }
 
 fn fenced(all: &[Object], fence: Fence) -> Result<(), TargetError> {
@@ -133,57 +125,12 @@ fn replicas(object: &Object) -> u32 {
     count.and_then(|n| u32::try_from(n).ok()).unwrap_or(1)
 }
 
-fn image(object: &Object) -> &str {
-    let image = object
-        .body
-        .pointer("/spec/template/spec/containers/0/image");
-    image.and_then(Value::as_str).unwrap_or_default()
-}
-
-fn deployment(place: &Place, version: &VersionSpec, fence: Fence) -> Value {
-    let labels = json!({
-        OWNER.0: OWNER.1, SERVICE: place.service_id, ENVIRONMENT: place.environment_id,
-        VERSION: version.version_id, PORT: version.port.to_string(),
-    });
-    let mut env = version.environment.clone();
-    env.entry("PORT".to_owned())
-        .or_insert_with(|| version.port.to_string());
-    let env: Vec<Value> = env
-        .iter()
-        .map(|(name, value)| json!({"name": name, "value": value}))
-        .collect();
-    let mut limits = serde_json::Map::new();
-    if version.memory_bytes > 0 {
-        limits.insert("memory".into(), json!(version.memory_bytes.to_string()));
-    }
-    if version.cpu_millis > 0 {
-        limits.insert("cpu".into(), json!(format!("{}m", version.cpu_millis)));
-    }
-    json!({
-        "metadata": {
-            "name": name_of(&version.version_id), "labels": labels,
-            "annotations": {TOKEN: fence.token.to_string(), NAME: place.service},
-        },
-        "spec": {
-            "replicas": version.replicas,
-            "selector": {"matchLabels": {VERSION: version.version_id}},
-            "template": {
-                "metadata": {"labels": labels},
-                "spec": {
-                    "automountServiceAccountToken": false,
-                    "terminationGracePeriodSeconds": GRACE_SECONDS,
-                    "containers": [{
-                        "name": "service", "image": version.image, "env": env,
-                        "ports": [{"name": PORT_NAME, "containerPort": version.port, "protocol": "TCP"}],
-                        "resources": {"limits": limits},
-                        "readinessProbe": {"httpGet": {"path": version.health_path, "port": PORT_NAME}},
-                        "lifecycle": {"preStop": {"sleep": {"seconds": LINGER_SECONDS}}},
-                        "securityContext": {"allowPrivilegeEscalation": false},
-                    }],
-                },
-            },
-        },
-    })
+/// Whether one of its containers has this image: which one, the manifests said.
+fn has_image(object: &Object, image: &str) -> bool {
+    let containers = object.body.pointer("/spec/template/spec/containers");
+    let containers = containers.and_then(Value::as_array).map(Vec::as_slice);
+    let mut containers = containers.unwrap_or_default().iter();
+    containers.any(|one| one["image"] == image)
 }
 
 fn instance(pod: &ServingPod) -> Option<(String, InstanceView)> {
@@ -262,7 +209,13 @@ impl KubernetesTarget {
     }
 
     /// Waits until no more than `keep` pods of a version are left.
-    async fn left(&self, place: &Place, version: &str, keep: usize) -> Result<(), TargetError> {
+    async fn left(
+        &self,
+        place: &Place,
+        version: &str,
+        keep: usize,
+        grace: Duration,
+    ) -> Result<(), TargetError> {
         let cluster = self.cluster().await?;
         let mut labels = wanted(place).to_vec();
         labels.push((VERSION, version));
@@ -275,12 +228,13 @@ impl KubernetesTarget {
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         };
+        let limit = grace + GONE_AFTER;
         let late = |_| {
-            let limit = GONE_LIMIT.as_secs();
+            let limit = limit.as_secs();
             let text = format!("pods of version {version} did not end within {limit} s");
             Err(TargetError::Unknown(text))
         };
-        tokio::time::timeout(GONE_LIMIT, waiting)
+        tokio::time::timeout(limit, waiting)
             .await
             .unwrap_or_else(late)
     }
@@ -319,17 +273,12 @@ impl KubernetesTarget {
         fenced(&all, fence)?;
         let (cluster, name) = (self.cluster().await?, name_of(&version.version_id));
         let done = match all.iter().find(|one| one.name == name) {
-            None => {
-                let body = deployment(place, version, fence);
-                cluster
-                    .apply(ObjectKind::Deployment, body, None, Claim::Leave)
-                    .await
-            }
+            None => return self.make(fence, place, version).await,
             Some(known) if known.ending => {
                 let text = format!("Deployment `{name}` is still being removed");
                 return Err(TargetError::Unknown(text));
             }
-            Some(known) if image(known) != version.image => {
+            Some(known) if !has_image(known, &version.image) => {
                 return Err(TargetError::Refused(format!(
                     "Deployment `{name}` has another image than its version: somebody changed it; \
                      delete it, and it is made anew"
@@ -340,6 +289,9 @@ impl KubernetesTarget {
                 let count = replicas(known).max(version.replicas);
                 if replicas(known) == count && token_of(known) == Some(fence.token) {
                     return Ok(true);
+                }
+                if version.pods.is_some() {
+                    self.extras(fence, place, version).await?;
                 }
                 let fields = counted(fence, count);
                 cluster.change(ObjectKind::Deployment, known, fields).await
@@ -444,7 +396,7 @@ impl Target for KubernetesTarget {
                 }
             }
             self.seen(version).await?;
-            return self.left(place, version, first).await;
+            return self.left(place, version, first, grace(known)).await;
         }
         Err(crowded(version))
     }
@@ -468,12 +420,18 @@ impl Target for KubernetesTarget {
             if let Some(service) = &service {
                 gone = cluster.remove(ObjectKind::Service, service).await;
             }
-            if let Some(known) = all.iter().find(|one| one.name == name && !one.ending) {
-                gone = gone.and(cluster.remove(ObjectKind::Deployment, known).await);
+            let known = all.iter().find(|one| one.name == name);
+            let grace = known.map_or(Duration::from_secs(GRACE_SECONDS), grace);
+            // The Deployment names what its pods need: it goes last.
+            if let Some(known) = known.filter(|one| !one.ending) {
+                gone = gone.and(self.strip(known).await);
+                if gone.is_ok() {
+                    gone = cluster.remove(ObjectKind::Deployment, known).await;
+                }
             }
             match gone {
                 Ok(()) => {
-                    self.left(place, version, 0).await?;
+                    self.left(place, version, 0, grace).await?;
                     self.removed(ObjectKind::Deployment, &name).await?;
                     return self.removed(ObjectKind::Service, &name).await;
                 }

@@ -14,8 +14,8 @@ use slipway_kubernetes::{Claim, Cluster, ClusterError, Object, ObjectKind};
 use super::{Reading, Traffic, TrafficError};
 use crate::places::KubernetesPlace;
 use crate::targets::kubernetes::{
-    LOOK_EVERY, OWNER, PORT_NAME, Reach, SEEN_LIMIT, TOKEN, TRIES, VERSION, name_of, token_of,
-    words,
+    LOOK_EVERY, MANIFESTS, OWNER, PORT as PORT_LABEL, PORT_NAME, Reach, SEEN_LIMIT, TOKEN, TRIES,
+    VERSION, name_of, token_of, words,
 };
 
 const GENERATION: &str = "slipway.dev/generation";
@@ -213,7 +213,12 @@ impl KubernetesTraffic {
         Ok(found)
     }
 
-    fn body(&self, name: &str, fence: Fence, table: &TrafficTable) -> Result<Value, TrafficError> {
+    async fn body(
+        &self,
+        name: &str,
+        fence: Fence,
+        table: &TrafficTable,
+    ) -> Result<Value, TrafficError> {
         let text = serde_json::to_string(table);
         let text = text.map_err(|e| TrafficError::Refused(e.to_string()))?;
         let metadata = json!({
@@ -231,7 +236,7 @@ impl KubernetesTraffic {
                         .to_owned(),
                 ));
             };
-            let spec = self.service_spec(&serving.version);
+            let spec = self.service_spec(&serving.version).await?;
             return Ok(json!({"metadata": metadata, "spec": spec}));
         }
         let parent = match self.gateway.split_once('/') {
@@ -252,11 +257,18 @@ impl KubernetesTraffic {
         Ok(json!({"metadata": metadata, "spec": spec}))
     }
 
-    fn service_spec(&self, version: &str) -> Value {
-        json!({
+    /// The port by the name that Slipway's own pods give it, by its number in a user's manifests.
+    async fn service_spec(&self, version: &str) -> Result<Value, TrafficError> {
+        let kind = ObjectKind::Deployment;
+        let found = self.cluster().await?.object(kind, &name_of(version)).await;
+        let found = found.map_err(|e| refusal(e, kind))?;
+        let theirs = found.filter(|one| one.annotations.contains_key(MANIFESTS));
+        let number = theirs.and_then(|one| one.labels.get(PORT_LABEL)?.parse::<u16>().ok());
+        let port = number.map_or_else(|| json!(PORT_NAME), |port| json!(port));
+        Ok(json!({
             "selector": {VERSION: version},
-            "ports": [{"name": PORT_NAME, "port": self.port, "targetPort": PORT_NAME, "protocol": "TCP"}],
-        })
+            "ports": [{"name": PORT_NAME, "port": self.port, "targetPort": port, "protocol": "TCP"}],
+        }))
     }
 
     /// Makes sure that each version of a route has a Service of its own.
@@ -267,7 +279,7 @@ impl KubernetesTraffic {
             let known = cluster.object(kind, &name).await;
             if known.map_err(|e| refusal(e, kind))?.is_none() {
                 let labels = json!({OWNER.0: OWNER.1, VERSION: share.version});
-                let spec = self.service_spec(&share.version);
+                let spec = self.service_spec(&share.version).await?;
                 let body = json!({"metadata": {"name": name, "labels": labels}, "spec": spec});
                 let made = cluster.apply(kind, body, None, Claim::Leave).await;
                 made.map_err(|e| refusal(e, kind))?;
@@ -310,7 +322,7 @@ impl KubernetesTraffic {
                 return Err(TrafficError::Refused(text.to_owned()));
             }
         }
-        let body = self.body(&self.name(&table.service)?, fence, table)?;
+        let body = self.body(&self.name(&table.service)?, fence, table).await?;
         if kind == ObjectKind::HttpRoute {
             self.backends(table).await?;
         }

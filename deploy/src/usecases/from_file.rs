@@ -150,6 +150,7 @@ mod tests {
             retain_old_ms: 0,
             drain_ms: 0,
             replicas: None,
+            pods: None,
             environment: BTreeMap::new(),
             memory_bytes: 0,
             cpu_millis: 0,

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use sha2::{Digest as _, Sha256};
 use slipway_core::access::{Caller, Deed, Role};
 use slipway_core::gate::GateRules;
+use slipway_core::manifest::{Asked, Manifests};
 use slipway_core::pipeline::{DeploySpec, EnvironmentSpec, Strategy};
 use slipway_core::rollout::{
     Facts, Kind, RolloutPlan, State, Timings, VersionSpec, Wish, pinned_digest,
@@ -119,7 +120,9 @@ pub(super) async fn begin(
     })?;
     let now = coordinator.clock.now();
     let id = coordinator.rng.ulid(now);
-    let mut plan = plan(coordinator, &id, &start, &spec, &environment, &registered)?;
+    let pods = described(&spec, &environment, &registered, &policy)?;
+    let asked = (&spec, &environment);
+    let mut plan = plan(coordinator, (&id, &start), asked, &registered, pods)?;
     plan.initiators = initiators;
     plan.approval = approval(&environment, &policy);
     plan.gates = gates(&environment)?;
@@ -134,9 +137,8 @@ pub(super) async fn begin(
         .await?
         .into_iter()
         .find(|s| s.name == spec.service);
-    if let Some(known) = &known {
-        is_of(&known.repo_id, &start.repo_id, &spec.service)?;
-    }
+    let owner = known.as_ref().map_or("", |known| &known.repo_id);
+    is_of(owner, &start.repo_id, &spec.service)?;
     let service_id = known.map_or_else(|| coordinator.rng.ulid(now), |known| known.service_id);
     let (barred, under_way) = coordinator.barred_by(&service_id, &plan).await?;
     if let Some(reason) = barred.filter(|_| !under_way) {
@@ -267,13 +269,42 @@ async fn registered(
     })
 }
 
-fn plan(
-    coordinator: &Coordinator,
-    id: &str,
-    start: &Start,
+/// The manifests of a service's pods there, judged by what the server allows.
+fn described(
     spec: &DeploySpec,
     environment: &EnvironmentSpec,
     registered: &EnvironmentRow,
+    policy: &Policy,
+) -> Result<Option<(Manifests, Asked)>, Refused> {
+    let Some(pods) = spec.pods_of(environment) else {
+        return Ok(None);
+    };
+    let target: EnvironmentTarget = serde_json::from_str(&registered.target).map_err(|error| {
+        anyhow::anyhow!(
+            "the target of `{}` is not readable: {error}",
+            registered.name
+        )
+    })?;
+    let Some(place) = target.kubernetes.filter(|_| target.kind == "kubernetes") else {
+        let text = format!(
+            "environment `{}` is no cluster, and only a cluster has manifests; write `manifests` or `chart` into the \
+             environments of the pipeline file that are clusters",
+            registered.name
+        );
+        return Err(Refused::State("manifests_without_cluster", text));
+    };
+    let manifests = pods.manifests.clone();
+    let asked = slipway_core::manifest::judge(&manifests, &place.namespace, &policy.pods);
+    let asked = asked.map_err(|error| Refused::State("manifest_refused", error.to_string()))?;
+    Ok(Some((manifests, asked)))
+}
+
+fn plan(
+    coordinator: &Coordinator,
+    (id, start): (&str, &Start),
+    (spec, environment): (&DeploySpec, &EnvironmentSpec),
+    registered: &EnvironmentRow,
+    pods: Option<(Manifests, Asked)>,
 ) -> Result<RolloutPlan, Refused> {
     let strategy = match start.strategy.as_str() {
         "" => environment.strategy,
@@ -285,7 +316,11 @@ fn plan(
             return Err(Refused::Field("strategy", text));
         }
     };
-    let replicas = environment.replicas.unwrap_or(spec.replicas);
+    let said = environment.replicas.unwrap_or(spec.replicas);
+    let replicas = match &pods {
+        Some((_, asked)) if said == 0 => asked.replicas.unwrap_or(1),
+        _ => said,
+    };
     let steps = steps(
         strategy,
         environment,
@@ -308,6 +343,7 @@ fn plan(
             environment: variables(&environment.environment)?,
             memory_bytes: environment.memory_bytes,
             cpu_millis: environment.cpu_millis,
+            pods: pods.map(|(manifests, _)| manifests),
         },
         steps,
         smoke: environment.smoke.clone(),

@@ -23,6 +23,10 @@ pub(super) struct Objects {
     pub(super) foreign: bool,
     /// What is deleted is still there for so many looks.
     pub(super) lingers: u64,
+    /// What a dry run is answered: a status, and words.
+    pub(super) refuses: Option<(u16, String)>,
+    /// Kinds that nothing may be changed of, for lack of a right.
+    pub(super) forbidden: Vec<String>,
     /// Controllers are not running.
     pub(super) stopped: bool,
     writes: u64,
@@ -209,6 +213,25 @@ async fn patch(
     let applied = headers["content-type"] == "application/apply-patch+yaml";
     let key = (kind.clone(), name.clone());
     locked(&objects, |objects| {
+        if objects.forbidden.contains(&kind) {
+            let (code, Json(mut body)) = status(403, "Forbidden");
+            body["message"] = json!(format!(
+                "{kind} \"{name}\" is forbidden: User \"system:serviceaccount:slipway:x\" \
+                cannot patch resource \"{kind}\" in API group \"apps\" in the namespace \"shop\""
+            ));
+            return (code, Json(body));
+        }
+        if query.get("dryRun").is_some_and(|all| all == "All") {
+            assert_eq!(query["fieldValidation"], "Strict");
+            return match &objects.refuses {
+                None => (StatusCode::OK, Json(sent)),
+                Some((code, words)) => {
+                    let (code, Json(mut body)) = status(*code, "Invalid");
+                    body["message"] = json!(words);
+                    (code, Json(body))
+                }
+            };
+        }
         let known = objects.all.get(&key).cloned();
         let named = sent["metadata"]["resourceVersion"].as_str();
         if named.is_some() && objects.races > 0 {

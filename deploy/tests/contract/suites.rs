@@ -31,6 +31,7 @@ pub(crate) fn version(image: &str, replicas: u32) -> VersionSpec {
         environment: BTreeMap::from([("GREETING".to_owned(), "hello".to_owned())]),
         memory_bytes: 0,
         cpu_millis: 0,
+        pods: None,
     }
 }
 

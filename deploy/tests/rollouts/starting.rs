@@ -89,6 +89,13 @@ async fn hostile_starts_are_refused_before_anything_is_stored() {
         code(world.deploy("production", &image('1'), secret).await),
         Code::InvalidArgument
     );
+    let manifests = |deploy: &mut serde_json::Value| {
+        deploy["pods"] =
+            serde_json::json!({"line": 1, "paths": ["a.yaml"], "manifests": {"files": []}});
+    };
+    let bad = world.deploy("production", &image('1'), manifests).await;
+    let text = bad.unwrap_err().message().to_owned();
+    assert!(text.contains("only a cluster has manifests"), "{text}");
     let mut client = world.client().await;
     let start = v1::StartRolloutRequest::default();
     let denied = client

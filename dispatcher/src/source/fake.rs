@@ -10,6 +10,7 @@ use super::{Commit, Source, SourceError, Wanted};
 #[derive(Default)]
 struct Inner {
     commits: BTreeMap<String, Commit>,
+    files: BTreeMap<(String, String), Vec<u8>>,
     heads: BTreeMap<String, Vec<(String, String)>>,
     ancestors: Vec<(String, String)>,
     broken: bool,
@@ -34,6 +35,12 @@ impl FakeSource {
     /// Adds a commit.
     pub fn put(&self, sha: &str, commit: Commit) {
         self.with(|inner| inner.commits.insert(sha.to_owned(), commit));
+    }
+
+    /// Adds a file to a commit.
+    pub fn put_file(&self, sha: &str, path: &str, content: &[u8]) {
+        let key = (sha.to_owned(), path.to_owned());
+        self.with(|inner| inner.files.insert(key, content.to_owned()));
     }
 
     /// Sets a ref of a repository address.
@@ -75,6 +82,22 @@ impl Source for FakeSource {
             }
             let commit = inner.commits.get(&wanted.sha).cloned();
             commit.ok_or(SourceError::CommitGone)
+        })
+    }
+
+    async fn files(
+        &self,
+        wanted: &Wanted,
+        path: &str,
+    ) -> Result<Vec<(String, Vec<u8>)>, SourceError> {
+        let below = format!("{path}/");
+        self.with(|inner| {
+            let found = inner.files.iter().filter(|((sha, at), _)| {
+                *sha == wanted.sha && (at == path || at.starts_with(&below))
+            });
+            Ok(found
+                .map(|((_, at), content)| (at.clone(), content.clone()))
+                .collect())
         })
     }
 

@@ -1,6 +1,7 @@
 //! Commits out of bare mirrors, by the git command, hardened: no hooks, no filters, no work tree,
 //! only the transports that the address policy opened, and every name behind `--end-of-options`.
 
+mod files;
 mod named;
 
 use std::collections::BTreeMap;
@@ -296,6 +297,18 @@ impl Source for GitSource {
             commit.files.clear();
         }
         Ok(commit)
+    }
+
+    async fn files(
+        &self,
+        wanted: &Wanted,
+        path: &str,
+    ) -> Result<Vec<(String, Vec<u8>)>, SourceError> {
+        let lock = self.lock(&wanted.repo_id).await;
+        let _held = lock.lock().await;
+        let mirror = self.ensure_mirror(&wanted.repo_id).await?;
+        self.bring(&mirror, wanted).await?;
+        files::below(&mirror, &wanted.sha, path).await
     }
 
     async fn heads(

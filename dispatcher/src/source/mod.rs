@@ -69,11 +69,23 @@ pub enum SourceError {
     Unreadable(String),
 }
 
+/// Files of one commit that may be read together.
+pub const FILES_MAX: usize = 300;
+/// Their size together, bytes.
+pub const BYTES_MAX: usize = 1024 * 1024;
+
 /// Repositories.
 #[async_trait]
 pub trait Source: Send + Sync {
     /// Reads a commit's facts and pipeline files.
     async fn commit(&self, wanted: &Wanted) -> Result<Commit, SourceError>;
+    /// Reads a file of a commit, or every file below a folder of it: paths in the repository with their
+    /// content. Nothing for a path that is not there; a link is never followed.
+    async fn files(
+        &self,
+        wanted: &Wanted,
+        path: &str,
+    ) -> Result<Vec<(String, Vec<u8>)>, SourceError>;
     /// The present branches and tags: (full ref, commit id).
     async fn heads(
         &self,

@@ -4,6 +4,7 @@
 pub mod accept_result;
 pub mod assign_stage;
 pub mod cancel_build;
+pub mod capture_pods;
 pub mod cut_off_agent;
 pub mod decide_delivery;
 pub mod expected;

@@ -13,6 +13,7 @@ use slipway_core::time::Timestamp;
 use slipway_core::trigger::outside;
 use slipway_store::{Created, NewBuild, NewStage, RepositoryRow, StoreError};
 
+use super::capture_pods::capture_pods;
 use super::expected::expected;
 use crate::source::Commit;
 use crate::state::App;
@@ -85,8 +86,17 @@ pub async fn plan_build(
                 reasons.push(reason);
                 continue;
             }
-            Ok(Outcome::Build(plan, warnings)) => {
+            Ok(Outcome::Build(mut plan, warnings)) => {
                 let mut new = blank(app, repo, commit, cause, name, build_id)?;
+                // A fork's file decides nothing about deployments, and nothing of it is rendered.
+                if let Some(deploy) = plan.deploy.as_mut().filter(|_| !cause.untrusted)
+                    && let Err(mistake) = capture_pods(app, repo, cause, deploy).await
+                {
+                    new.errors = json!([mistake]);
+                    new.status = BuildStatus::Failed;
+                    builds.push(create(app, new).await?);
+                    continue;
+                }
                 new.errors = json!(warnings);
                 let expected = expected(app, &new.repo_id, name).await;
                 fill(app, &mut new, *plan, cause, &repo.branch);

@@ -106,6 +106,38 @@ const CODES: &[(&str, &str)] = &[
         "SLP0208",
         "Warning: a `remote_cache` that does less than it says, or nothing: a stage that holds a secret or is executed at most once reads and leaves nothing, a strict stage without services has no network, and an image stage has no tools of yours.",
     ),
+    (
+        "SLP0301",
+        "Manifests of a service that cannot be read: not YAML, a key twice, or larger than the limits (64 KiB of text, 10 files, 20 objects).",
+    ),
+    (
+        "SLP0302",
+        "A kind of object that is not made for a service: one Deployment, and ConfigMaps, Services and ServiceAccounts of its own are. Everything else is made in the namespace beforehand.",
+    ),
+    (
+        "SLP0303",
+        "Manifests without a Deployment, with two, or with one object twice.",
+    ),
+    (
+        "SLP0304",
+        "Something in a manifest that Slipway or the cluster sets, or that would keep a version from starting or from ending.",
+    ),
+    (
+        "SLP0305",
+        "Which container gets the image is not clear: say `container` in the pipeline file.",
+    ),
+    (
+        "SLP0306",
+        "A manifest asks for more than the environment's policy on the server allows: the node's network, rights or folders, another account, or another namespace.",
+    ),
+    (
+        "SLP0307",
+        "Files of `manifests` or `chart` that the built commit does not have, or has as something else than plain files of text.",
+    ),
+    (
+        "SLP0308",
+        "A chart that `helm template` did not render: helm is missing on the dispatcher's machine, or it refused; the message has its words.",
+    ),
 ];
 
 /// Prints the long form.

@@ -1,12 +1,13 @@
 //! `slipway lint`: a pipeline file's mistakes, each with its line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use miette::{
     GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteDiagnostic, NamedSource, Report,
     Severity,
 };
-use slipway_core::pipeline::{self, At, Facts, Mistake};
+use slipway_core::manifest::ManifestFile;
+use slipway_core::pipeline::{self, At, DeploySpec, Facts, Mistake};
 
 use crate::exit_code::Exit;
 use crate::output;
@@ -43,7 +44,12 @@ impl Lint {
             ..Facts::default()
         };
         let mistakes = match pipeline::plan(&text, &facts) {
-            Ok(pipeline::Outcome::Build(_, warnings)) => warnings,
+            Ok(pipeline::Outcome::Build(plan, mut warnings)) => {
+                if let Some(deploy) = &plan.deploy {
+                    warnings.extend(manifests(&self.file, deploy));
+                }
+                warnings
+            }
             Ok(pipeline::Outcome::NotWanted(_)) => Vec::new(),
             Err(mistakes) => mistakes,
         };
@@ -61,6 +67,43 @@ impl Lint {
         }
         Ok(if errors > 0 { Exit::Lint } else { Exit::Ok })
     }
+}
+
+/// What is wrong with the manifests that a file names, as they lie beside it. A chart is rendered where builds
+/// are planned, and not here.
+fn manifests(file: &Path, deploy: &DeploySpec) -> Vec<Mistake> {
+    let folder = file.parent().unwrap_or_else(|| Path::new(""));
+    // A file of `.slipway/` names what is beside that folder.
+    let root = if folder.ends_with(".slipway") {
+        folder.parent().unwrap_or(folder)
+    } else {
+        folder
+    };
+    let environments = deploy.environments.iter();
+    let all = deploy.pods.iter();
+    let all = all.chain(environments.filter_map(|one| one.pods.as_ref()));
+    let mut mistakes = Vec::new();
+    for pods in all.filter(|pods| pods.chart.is_none()) {
+        let mut manifests = pods.manifests.clone();
+        for path in &pods.paths {
+            match std::fs::read_to_string(root.join(path)) {
+                Ok(text) => manifests.files.push(ManifestFile {
+                    path: path.clone(),
+                    text,
+                }),
+                Err(error) => {
+                    let text = format!("`{path}`: {error}");
+                    mistakes.push(Mistake::elsewhere("SLP0307", pods.line, text));
+                }
+            }
+        }
+        if manifests.files.len() == pods.paths.len()
+            && let Err(error) = slipway_core::manifest::check(&manifests)
+        {
+            mistakes.push(error.named_at(pods.line));
+        }
+    }
+    mistakes
 }
 
 /// One mistake with its source line.

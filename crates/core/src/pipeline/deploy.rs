@@ -1,5 +1,7 @@
 //! `deploy:` → what the coordinator is handed.
 
+mod pods;
+
 use super::condition;
 use super::duration::duration_ms;
 use super::expression::Scope;
@@ -44,10 +46,19 @@ pub(super) fn plan(
             "`deploy` has no environment",
         ));
     }
-    let environments = entries
+    let pods = pods::read(node, out);
+    let mut environments: Vec<EnvironmentSpec> = entries
         .iter()
         .map(|entry| environment(entry, entries, scope, out))
         .collect();
+    let described = pods.is_some() || environments.iter().any(|one| one.pods.is_some());
+    for ((_, at), environment) in entries.iter().zip(&mut environments) {
+        if environment.pods.is_some() || pods.is_some() {
+            pods::alone(at, out);
+        } else if described && replicas(node).is_none() {
+            environment.replicas.get_or_insert(1);
+        }
+    }
     DeploySpec {
         service: name.to_owned(),
         image: image(node, stages, out),
@@ -56,13 +67,15 @@ pub(super) fn plan(
             .and_then(Node::int)
             .and_then(|n| u16::try_from(n).ok())
             .unwrap_or(80),
-        replicas: replicas(node).unwrap_or(1),
+        // Without a word here, its manifests say how many.
+        replicas: replicas(node).unwrap_or(u32::from(!described)),
         health_path: node
             .get("health")
             .and_then(|h| h.get("path"))
             .and_then(Node::text)
             .unwrap_or("/")
             .to_owned(),
+        pods,
         environments,
     }
 }
@@ -172,11 +185,7 @@ fn environment(
         name: key.text.clone(),
         auto: wanted && node.get("trigger").and_then(Node::text) != Some("manual"),
         after: after(key, node, all, out),
-        target: node
-            .get("target")
-            .and_then(Node::text)
-            .unwrap_or_default()
-            .to_owned(),
+        target: word("target"),
         strategy,
         steps: steps(node, strategy, out),
         smoke: smoke(node, out),
@@ -185,6 +194,7 @@ fn environment(
         retain_old_ms: time("retain_old", 10 * MINUTE),
         drain_ms: time("drain", 30_000),
         replicas: replicas(node),
+        pods: pods::read(node, out),
         environment: spec::environment(node.get("environment"), scope, out),
         memory_bytes: memory(resources, out),
         #[expect(

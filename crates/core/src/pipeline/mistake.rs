@@ -21,7 +21,7 @@ impl At {
         length: 1,
     };
 
-    pub(super) fn new(line: usize, column: usize, length: usize) -> Self {
+    pub(crate) fn new(line: usize, column: usize, length: usize) -> Self {
         let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).max(1);
         Self {
             line: small(line),
@@ -30,7 +30,7 @@ impl At {
         }
     }
 
-    pub(super) fn of(location: &serde_saphyr::Location) -> Self {
+    pub(crate) fn of(location: &serde_saphyr::Location) -> Self {
         let small = |n: u64| u32::try_from(n).unwrap_or(u32::MAX).max(1);
         Self {
             line: small(location.line()),
@@ -70,7 +70,7 @@ pub struct Mistake {
 }
 
 impl Mistake {
-    pub(super) fn new(code: &str, at: At, message: impl Into<String>) -> Self {
+    pub(crate) fn new(code: &str, at: At, message: impl Into<String>) -> Self {
         Self {
             code: code.to_owned(),
             severity: Severity::Error,
@@ -81,21 +81,28 @@ impl Mistake {
         }
     }
 
-    pub(super) fn warning(code: &str, at: At, message: impl Into<String>) -> Self {
+    pub(crate) fn warning(code: &str, at: At, message: impl Into<String>) -> Self {
         Self {
             severity: Severity::Warning,
             ..Self::new(code, at, message)
         }
     }
 
-    pub(super) fn because(mut self, reason: impl Into<String>) -> Self {
+    pub(crate) fn because(mut self, reason: impl Into<String>) -> Self {
         self.reason = Some(reason.into());
         self
     }
 
-    pub(super) fn fix(mut self, fix: impl Into<String>) -> Self {
+    pub(crate) fn fix(mut self, fix: impl Into<String>) -> Self {
         self.fix = Some(fix.into());
         self
+    }
+
+    /// A mistake in something that a line of the file names.
+    #[must_use]
+    pub fn elsewhere(code: &str, line: u32, message: impl Into<String>) -> Self {
+        let at = At { line, ..At::START };
+        Self::new(code, at, message)
     }
 
     /// Whether it stops the build.
@@ -106,7 +113,7 @@ impl Mistake {
 }
 
 /// The known text nearest to `text`, when it is near enough to be a slip of the keyboard.
-pub(super) fn nearest<'a>(text: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(text: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     known
         .map(|candidate| (strsim::damerau_levenshtein(text, candidate), candidate))
         .filter(|(distance, candidate)| {

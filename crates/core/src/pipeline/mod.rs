@@ -43,9 +43,9 @@ pub use plan::*;
 pub use schema::json_schema;
 pub use spec::ANNOUNCED_MAX;
 pub use tree::FILE_MAX;
+pub(crate) use tree::{Node, read as read_yaml};
 
 use expression::Scope;
-use tree::Node;
 
 /// What a file comes to for one event.
 #[derive(Clone, Debug, PartialEq)]

@@ -309,12 +309,57 @@ pub struct DeploySpec {
     pub image: String,
     /// The port that the service listens on inside its container.
     pub port: u16,
-    /// Instances.
+    /// Instances; 0 = as its manifests say, else one.
     pub replicas: u32,
     /// HTTP health path.
     pub health_path: String,
+    /// What describes its pods on Kubernetes, unless an environment says otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pods: Option<PodsSpec>,
     /// Environments, in file order.
     pub environments: Vec<EnvironmentSpec>,
+}
+
+/// What describes a service's pods: files of the repository, or a chart of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PodsSpec {
+    /// Where it stands in the pipeline file, for what is found out later.
+    pub line: u32,
+    /// `manifests`: paths in the repository.
+    pub paths: Vec<String>,
+    /// `chart`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chart: Option<ChartSpec>,
+    /// The text of the built commit; no files until the commit was read.
+    pub manifests: crate::manifest::Manifests,
+}
+
+/// `chart:` of a service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ChartSpec {
+    /// Its folder in the repository.
+    pub path: String,
+    /// Files with values, in the repository; later ones win.
+    pub values: Vec<String>,
+    /// Values that win over every file's; a map, or null.
+    pub set: serde_json::Value,
+    /// What templates see as their namespace; empty = `default`.
+    pub namespace: String,
+}
+
+impl DeploySpec {
+    /// What describes the pods of an environment.
+    #[must_use]
+    pub fn pods_of<'a>(&'a self, environment: &'a EnvironmentSpec) -> Option<&'a PodsSpec> {
+        environment.pods.as_ref().or(self.pods.as_ref())
+    }
+
+    /// Everything that describes pods here: the service's own, and that of its environments.
+    pub fn pods_mut(&mut self) -> impl Iterator<Item = &mut PodsSpec> {
+        let environments = self.environments.iter_mut();
+        let environments = environments.filter_map(|one| one.pods.as_mut());
+        self.pods.iter_mut().chain(environments)
+    }
 }
 
 /// One environment of the `deploy:` section.
@@ -344,6 +389,9 @@ pub struct EnvironmentSpec {
     pub drain_ms: u64,
     /// Overrides `DeploySpec::replicas`.
     pub replicas: Option<u32>,
+    /// Overrides `DeploySpec::pods`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pods: Option<PodsSpec>,
     /// Variables of the service in this environment.
     pub environment: BTreeMap<String, EnvValue>,
     /// Memory limit of an instance, bytes; 0 = none.

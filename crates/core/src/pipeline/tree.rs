@@ -21,14 +21,14 @@ const ALIASES_MAX: usize = 100;
 
 /// One value and where it stands.
 #[derive(Clone, Debug)]
-pub(super) struct Node {
-    pub(super) at: At,
-    pub(super) value: Value,
+pub(crate) struct Node {
+    pub(crate) at: At,
+    pub(crate) value: Value,
 }
 
 /// A value by its kind.
 #[derive(Clone, Debug)]
-pub(super) enum Value {
+pub(crate) enum Value {
     Null,
     Bool(bool),
     Int(i64),
@@ -40,14 +40,14 @@ pub(super) enum Value {
 
 /// A key of a map.
 #[derive(Clone, Debug)]
-pub(super) struct Key {
-    pub(super) text: String,
-    pub(super) at: At,
+pub(crate) struct Key {
+    pub(crate) text: String,
+    pub(crate) at: At,
 }
 
 impl Node {
     /// The kind, for messages.
-    pub(super) fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match &self.value {
             Value::Null => "nothing",
             Value::Bool(_) => "a boolean",
@@ -59,7 +59,7 @@ impl Node {
         }
     }
 
-    pub(super) fn text(&self) -> Option<&str> {
+    pub(crate) fn text(&self) -> Option<&str> {
         match &self.value {
             Value::Text(text) => Some(text),
             _ => None,
@@ -67,7 +67,7 @@ impl Node {
     }
 
     /// A scalar as text: what an environment variable or a matrix axis takes.
-    pub(super) fn scalar(&self) -> Option<String> {
+    pub(crate) fn scalar(&self) -> Option<String> {
         match &self.value {
             Value::Text(text) => Some(text.clone()),
             Value::Bool(b) => Some(b.to_string()),
@@ -76,14 +76,14 @@ impl Node {
         }
     }
 
-    pub(super) fn int(&self) -> Option<i64> {
+    pub(crate) fn int(&self) -> Option<i64> {
         match self.value {
             Value::Int(n) => Some(n),
             _ => None,
         }
     }
 
-    pub(super) fn number(&self) -> Option<f64> {
+    pub(crate) fn number(&self) -> Option<f64> {
         match self.value {
             #[expect(
                 clippy::cast_precision_loss,
@@ -95,28 +95,28 @@ impl Node {
         }
     }
 
-    pub(super) fn boolean(&self) -> Option<bool> {
+    pub(crate) fn boolean(&self) -> Option<bool> {
         match self.value {
             Value::Bool(b) => Some(b),
             _ => None,
         }
     }
 
-    pub(super) fn list(&self) -> Option<&[Self]> {
+    pub(crate) fn list(&self) -> Option<&[Self]> {
         match &self.value {
             Value::List(items) => Some(items),
             _ => None,
         }
     }
 
-    pub(super) fn map(&self) -> Option<&[(Key, Self)]> {
+    pub(crate) fn map(&self) -> Option<&[(Key, Self)]> {
         match &self.value {
             Value::Map(entries) => Some(entries),
             _ => None,
         }
     }
 
-    pub(super) fn get(&self, key: &str) -> Option<&Self> {
+    pub(crate) fn get(&self, key: &str) -> Option<&Self> {
         self.map()?
             .iter()
             .find(|(k, _)| k.text == key)
@@ -124,7 +124,7 @@ impl Node {
     }
 
     /// One value or a list of values: most keys that take a list take a single value as well.
-    pub(super) fn items(&self) -> Vec<&Self> {
+    pub(crate) fn items(&self) -> Vec<&Self> {
         match &self.value {
             Value::List(items) => items.iter().collect(),
             Value::Null => Vec::new(),
@@ -133,7 +133,7 @@ impl Node {
     }
 
     /// The tree as JSON, without places.
-    pub(super) fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         match &self.value {
             Value::Null => serde_json::Value::Null,
             Value::Bool(b) => (*b).into(),
@@ -151,7 +151,7 @@ impl Node {
 }
 
 /// Reads the text, under the budget.
-pub(super) fn read(text: &str) -> Result<Node, Mistake> {
+pub(crate) fn read(text: &str) -> Result<Node, Mistake> {
     if text.len() > FILE_MAX {
         return Err(Mistake::new("SLP0102", At::START, "the file is too large")
             .because(format!("{} bytes; at most {FILE_MAX}", text.len())));

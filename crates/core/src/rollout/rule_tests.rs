@@ -1,5 +1,6 @@
 //! What a rollout may and may not do, rule by rule.
 
+use crate::manifest::{ManifestFile, Manifests};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -122,6 +123,20 @@ fn the_plan_hash_moves_with_everything_that_is_launched() {
     let hash = base.hash("target");
     assert_eq!(hash, base.clone().hash("target"));
     assert_ne!(hash, base.hash("other target"));
+    // What describes the pods: an approval of one text is none of another, nor of none.
+    let described = |text: &str| {
+        let mut plan = base.clone();
+        let path = "deploy/shop.yaml".to_owned();
+        let text = text.to_owned();
+        plan.new.pods = Some(Manifests {
+            files: vec![ManifestFile { path, text }],
+            container: String::new(),
+        });
+        plan.hash("target")
+    };
+    assert_eq!(described("a: 1"), described("a: 1"));
+    assert_ne!(described("a: 1"), described("a: 2"));
+    assert_ne!(described(""), hash);
     let changes: [fn(&mut RolloutPlan); 7] = [
         |p| p.new.image = p.new.image.replace('a', "b"),
         |p| {

@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::access::ApprovalRule;
 use crate::gate::GateRules;
+use crate::manifest::Manifests;
 use crate::pipeline::{SmokeCheck, Strategy};
 use crate::traffic::{FULL_BP, Stickiness};
 
@@ -51,6 +52,9 @@ pub struct VersionSpec {
     pub memory_bytes: u64,
     /// CPU limit, thousandths; 0 = none.
     pub cpu_millis: u32,
+    /// What describes its pods, on Kubernetes; without it Slipway does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pods: Option<Manifests>,
 }
 
 /// One step of traffic.
@@ -379,14 +383,19 @@ impl RolloutPlan {
     #[must_use]
     pub fn config_hash(&self) -> String {
         let new = &self.new;
-        sha256(&(
+        let own = (
             ("port", new.port),
             ("replicas", new.replicas),
             ("health_path", &new.health_path),
             ("environment", &new.environment),
             ("memory_bytes", new.memory_bytes),
             ("cpu_millis", new.cpu_millis),
-        ))
+        );
+        // Without manifests as before there were any: what was approved stays approved.
+        match &new.pods {
+            None => sha256(&own),
+            Some(pods) => sha256(&(own, ("pods", pods))),
+        }
     }
 
     /// Hash of everything that is launched: what an approval is bound to. `target` is the

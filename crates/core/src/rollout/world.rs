@@ -132,6 +132,7 @@ pub(super) fn plan_of(kind: Kind) -> RolloutPlan {
             environment: BTreeMap::new(),
             memory_bytes: 0,
             cpu_millis: 0,
+            pods: None,
         },
         steps: vec![Step {
             weight_bp: FULL_BP,

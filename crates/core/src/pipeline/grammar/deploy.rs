@@ -65,6 +65,15 @@ static RESOURCES: Table = table(
         key("cpus", Kind::Number(0.01, 1_024.0), "Processors."),
     ],
 );
+static CHART: Table = table(
+    "chart",
+    &[
+        must("path", Kind::Text, "Its folder in the repository."),
+        key("values", TEXTS, "Files with values; later ones win."),
+        key("set", Kind::Any, "Values that win over every file's."),
+        key("namespace", Kind::Text, "What templates see as theirs."),
+    ],
+);
 static ENVIRONMENT: Table = table(
     "environment",
     &[
@@ -124,6 +133,17 @@ static ENVIRONMENT: Table = table(
         ),
         key("drain", Kind::Duration, "How long open requests may take."),
         key("replicas", Kind::Int(1, 100), "Instances."),
+        key("manifests", TEXTS, "Kubernetes: files with its pods, here."),
+        key(
+            "chart",
+            Kind::Table(&CHART),
+            "Kubernetes: a chart of its pods, here.",
+        ),
+        key(
+            "container",
+            Kind::Text,
+            "The container that gets the image.",
+        ),
         key(
             "environment",
             Kind::MapOf(&VALUE),
@@ -167,6 +187,21 @@ pub(super) static DEPLOY: Table = Table {
         must("port", Kind::Int(1, 65_535), "The port it listens on."),
         key("replicas", Kind::Int(1, 100), "Instances."),
         key("health", Kind::Table(&HEALTH), "How to see that it works."),
+        key(
+            "manifests",
+            TEXTS,
+            "Kubernetes: files that describe its pods.",
+        ),
+        key(
+            "chart",
+            Kind::Table(&CHART),
+            "Kubernetes: a chart that describes its pods.",
+        ),
+        key(
+            "container",
+            Kind::Text,
+            "The container that gets the image.",
+        ),
         must(
             "environments",
             Kind::MapOf(&Kind::Table(&ENVIRONMENT)),

@@ -193,12 +193,10 @@ impl Decision<'_> {
         if self.s.state.step.is_none() && running == Some(true) {
             return self.say(Next::Enter(warm), "every instance is running already");
         }
-        if let (Some(refusal), Kind::Rollout, None | Some(false)) =
-            (&self.observed().refused, self.s.plan.kind, there)
-            && refusal.lasting >= REFUSED_MAX
+        if there != Some(true)
+            && let Some(why) = self.refused()
         {
-            let seconds = refusal.lasting.as_secs();
-            return self.back(&format!("{} (asked for {seconds} s)", refusal.why));
+            return self.back(&why);
         }
         self.drive(Effect::EnsureNew { count }, there, Some(warm))
     }
@@ -264,6 +262,14 @@ impl Decision<'_> {
         }
     }
 
+    /// Why the present step was refused for long enough. The way back is asked for as long as it takes.
+    fn refused(&self) -> Option<String> {
+        let refusal = self.observed().refused.as_ref()?;
+        let long = self.s.plan.kind == Kind::Rollout && refusal.lasting >= REFUSED_MAX;
+        let seconds = refusal.lasting.as_secs();
+        long.then(|| format!("{} (asked for {seconds} s)", refusal.why))
+    }
+
     fn shift(&self) -> Plan {
         let wanted = usize::try_from(self.wanted()).unwrap_or(usize::MAX);
         let new_bp = self.weight();
@@ -287,7 +293,13 @@ impl Decision<'_> {
             return self.back(&why);
         }
         let then = Transition::to(looking, self.s.state.step_idx);
-        self.drive(Effect::Route { new_bp }, self.routed(new_bp), Some(then))
+        let routed = self.routed(new_bp);
+        if routed != Some(true)
+            && let Some(why) = self.refused()
+        {
+            return self.back(&why);
+        }
+        self.drive(Effect::Route { new_bp }, routed, Some(then))
     }
 
     /// Whether the router uses exactly the table of the present step.
