@@ -11,6 +11,7 @@
 
 mod access_log;
 pub mod args;
+mod ask;
 pub mod config;
 mod control;
 mod convert;
@@ -19,6 +20,7 @@ mod guard;
 mod hand_over;
 mod metrics;
 mod proxy;
+mod remote;
 mod run;
 mod service;
 mod services;
@@ -27,4 +29,5 @@ mod table;
 mod tls;
 
 pub use config::Config;
+pub use remote::IDENTITY_FILE;
 pub use run::{Parts, run, serve};

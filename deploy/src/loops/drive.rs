@@ -297,6 +297,7 @@ impl Driver<'_> {
         match carried_out {
             Ok(evidence) => {
                 self.memory.refused = None;
+                self.memory.partial = None;
                 let now = self.coordinator.clock.now();
                 let mut change = RolloutChange::to(state.applied(now));
                 change.canary_percentage = row.canary_percentage;
@@ -323,6 +324,9 @@ impl Driver<'_> {
             }
             Err(error) => {
                 let why = error.to_string();
+                if matches!(error, EffectError::Partial(_)) && state.phase == Phase::Shift {
+                    self.memory.partial = Some(why.clone());
+                }
                 self.not_done(step.effect, error);
                 tracing::warn!(
                     rollout = self.id,
