@@ -13,6 +13,7 @@ mod fleet_docker;
 mod full;
 mod ha;
 mod history;
+mod hosts;
 mod intake;
 mod keyed;
 mod live;

@@ -107,6 +107,9 @@ async fn turn<'a>(
     };
     let state: State = serde_json::from_str(&row.state_json)?;
     let snapshot = driver.snapshot(&row, &state).await?;
+    if driver.noted(&row, &state, &snapshot).await? {
+        return Ok(Turned::Again);
+    }
     record::record(coordinator, &mut driver.last_look, id, &snapshot).await;
     let decided = rollout::plan(&snapshot, now);
     tracing::debug!(rollout = id, phase = %state.phase, next = ?decided.next, "{}", decided.report);
@@ -337,6 +340,34 @@ impl Driver<'_> {
                 Ok(Turned::After(BACK_OFF))
             }
         }
+    }
+
+    /// Writes down which hosts cannot be reached, when that changed.
+    async fn noted(
+        &self,
+        row: &RolloutRow,
+        state: &State,
+        snapshot: &Snapshot,
+    ) -> anyhow::Result<bool> {
+        let now = self.coordinator.clock.now();
+        let hosts = rollout::troubles(&snapshot.observed.hosts, &state.hosts, now);
+        if hosts == state.hosts {
+            return Ok(false);
+        }
+        for host in &snapshot.observed.hosts {
+            if let Some(text) = host.trouble() {
+                tracing::warn!(rollout = self.id, why = host.why, "{text}");
+            }
+        }
+        let texts: Vec<&str> = hosts.iter().map(|host| host.text.as_str()).collect();
+        let event = serde_json::json!({ "hosts": texts });
+        let mut next = state.clone();
+        next.hosts.clone_from(&hosts);
+        let mut change = RolloutChange::to(next);
+        change.canary_percentage = row.canary_percentage;
+        change.event = Some(("hosts", event.to_string()));
+        self.coordinator.db.change_rollout(row, change, now).await?;
+        Ok(true)
     }
 
     /// Remembers since when the target says no to an effect.

@@ -215,7 +215,13 @@ fn table(driver: &Driver<'_>, state: &State, new_bp: u32, leased: bool) -> Traff
     let mut new = seen.new.clone();
     if several && new_bp > 0 {
         let count = instances_at(&driver.plan, new_bp);
-        let found = standing(&new, &hosts, count, driver.plan.new.replicas);
+        let found = standing(
+            &new,
+            &hosts,
+            count,
+            driver.plan.new.replicas,
+            driver.plan.kind == Kind::Rollback,
+        );
         let takes_part = |host: &str| found.taking_part.iter().any(|name| name == host);
         new.retain(|one| host_of(&one.id).1.is_none_or(takes_part));
     }

@@ -90,7 +90,14 @@ pub(super) async fn observe(
         some.replicas = instances_at(&plan, weight_at(&plan, state));
         let hosts = driver.adapters.target.hosts();
         if !hosts.is_empty() {
-            some.replicas = standing(&instances, &hosts, some.replicas, plan.new.replicas).wanted;
+            some.replicas = standing(
+                &instances,
+                &hosts,
+                some.replicas,
+                plan.new.replicas,
+                plan.kind == Kind::Rollback,
+            )
+            .wanted;
         }
         let via = &driver.adapters.traffic;
         let health = prober

@@ -9,7 +9,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::snapshot::InstanceView;
+use crate::time::Timestamp;
 use crate::traffic::{FULL_BP, Fence, Instance, Share, TrafficTable};
 
 /// Hosts of one environment.
@@ -23,6 +26,32 @@ const DEAD_AFTER: Duration = Duration::from_secs(15);
 const CUT_AFTER: Duration = Duration::from_secs(75);
 /// On the way back whoever says nothing for so long is not waited for.
 const BACK_AFTER: Duration = Duration::from_secs(3);
+
+/// What was last known to be wrong with a host, as it is kept with a rollout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostTrouble {
+    /// The host.
+    pub name: String,
+    /// In words.
+    pub text: String,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// What is wrong with hosts now: what was known before keeps its time.
+#[must_use]
+pub fn troubles(hosts: &[HostView], before: &[HostTrouble], now: Timestamp) -> Vec<HostTrouble> {
+    let trouble = |host: &HostView| {
+        let text = host.trouble()?;
+        let known = before.iter().find(|one| one.name == host.name);
+        Some(HostTrouble {
+            name: host.name.clone(),
+            text,
+            since: known.map_or(now, |one| one.since),
+        })
+    };
+    hosts.iter().filter_map(trouble).collect()
+}
 
 /// One host, as far as it can be reached.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -71,11 +100,12 @@ impl HostView {
             (Some(_), None) => "its engine does not answer",
             (None, Some(_)) => "its router does not answer",
         };
-        let left = if self.is_out() { ", left out" } else { "" };
-        Some(format!(
-            "host {}: unreachable ({parts}{left}): {}",
-            self.name, self.why
-        ))
+        let left = if self.is_out() {
+            ", gone on without"
+        } else {
+            ""
+        };
+        Some(format!("host {}: unreachable ({parts}{left})", self.name))
     }
 }
 
@@ -157,13 +187,15 @@ pub struct Standing {
     pub wanted: u32,
 }
 
-/// Compares. `count` of `replicas` are wanted.
+/// Compares. `count` of `replicas` are wanted. On the way forward the greater half of the hosts must be there; a
+/// rollback takes whatever is left.
 #[must_use]
 pub fn standing(
     instances: &[InstanceView],
     hosts: &[HostView],
     count: u32,
     replicas: u32,
+    going_back: bool,
 ) -> Standing {
     let mut found = Standing {
         taking_part: Vec::new(),
@@ -194,10 +226,17 @@ pub fn standing(
             }
         }
     }
-    let most = is_most(left, hosts.len());
+    let is_enough = |some: usize| {
+        if going_back {
+            some > 0
+        } else {
+            is_most(some, hosts.len())
+        }
+    };
+    let most = is_enough(left);
     found.all_run &= most;
     found.all_exist &= most;
-    found.part_runs &= is_most(found.taking_part.len(), hosts.len());
+    found.part_runs &= is_enough(found.taking_part.len());
     found
 }
 

@@ -55,7 +55,14 @@ fn forward_waits_for_whoever_may_have_traffic_and_back_waits_for_nobody_silent()
         host("b", None, None),
         host("c", None, Some(5)),
     ];
-    assert!(unheard(&cut, false).unwrap().contains("host c"));
+    assert!(
+        unheard(&cut, false)
+            .unwrap()
+            .contains("host c: unreachable")
+    );
+    let at = Timestamp::from_millis;
+    let first = troubles(&cut, &[], at(5));
+    assert_eq!(first, troubles(&cut, &first, at(9)), "known since then");
     assert_eq!(unheard(&cut, true), None);
     let dead = [
         host("a", None, None),
@@ -146,14 +153,31 @@ fn every_host_has_a_canary_and_one_that_is_out_is_not_waited_for() {
     ];
     let mut seen = of("new", "a", 1);
     seen.extend(of("new", "b", 1));
-    assert!(!standing(&seen, &hosts, 1, 6).all_run, "c has none yet");
+    assert!(
+        !standing(&seen, &hosts, 1, 6, false).all_run,
+        "c has none yet"
+    );
     hosts[2] = host("c", Some(20), Some(20));
-    let found = standing(&seen, &hosts, 1, 6);
+    let found = standing(&seen, &hosts, 1, 6, false);
     assert!(found.all_run && found.part_runs);
     assert_eq!(found.taking_part, ["a", "b"]);
     seen[0].address = None;
-    let found = standing(&seen, &hosts, 1, 6);
+    let found = standing(&seen, &hosts, 1, 6, false);
     assert!(found.all_exist && !found.all_run && !found.part_runs);
+    let dead = Some(20);
+    let hosts = [
+        host("a", dead, dead),
+        host("b", None, None),
+        host("c", dead, dead),
+    ];
+    assert!(
+        !standing(&seen, &hosts, 1, 6, false).part_runs,
+        "one of three is not most"
+    );
+    assert!(
+        standing(&seen, &hosts, 1, 6, true).part_runs,
+        "a rollback takes what is left"
+    );
 }
 
 proptest! {

@@ -24,8 +24,8 @@ pub use decide::plan;
 pub use explain::explain;
 pub use freeze::{Freeze, check_freezes, frozen};
 pub use hosts::{
-    Agreed, HOSTS_AT_ONCE, HOSTS_MAX, HostView, Standing, agreed, at_host, host_of, replicas_at,
-    share_of, standing, table_of, unheard, wanted_at,
+    Agreed, HOSTS_AT_ONCE, HOSTS_MAX, HostTrouble, HostView, Standing, agreed, at_host, host_of,
+    replicas_at, share_of, standing, table_of, troubles, unheard, wanted_at,
 };
 pub use judge::{Windows, instances_at, judge_gates, judge_recorded, parked_to};
 pub use lock::{

@@ -178,7 +178,15 @@ impl Decision<'_> {
         let hosts = &self.observed().hosts;
         let several = |target: &TargetView| {
             let all = self.s.plan.new.replicas;
-            (!hosts.is_empty()).then(|| standing(&target.new, hosts, count, all))
+            (!hosts.is_empty()).then(|| {
+                standing(
+                    &target.new,
+                    hosts,
+                    count,
+                    all,
+                    self.s.plan.kind == Kind::Rollback,
+                )
+            })
         };
         let running = target.map(|target| match several(target) {
             Some(found) => found.all_run,
@@ -312,7 +320,14 @@ impl Decision<'_> {
         if hosts.is_empty() {
             return TargetView::running(new) >= usize::try_from(count).unwrap_or(usize::MAX);
         }
-        standing(new, hosts, count, self.s.plan.new.replicas).part_runs
+        standing(
+            new,
+            hosts,
+            count,
+            self.s.plan.new.replicas,
+            self.s.plan.kind == Kind::Rollback,
+        )
+        .part_runs
     }
 
     /// Whether the router uses exactly the table of the present step; of several, all that can be reached.

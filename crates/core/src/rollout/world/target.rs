@@ -58,6 +58,7 @@ impl World {
                 detail: "connection refused".to_owned(),
             }),
             smoke: Some(smoke),
+            ..Observed::default()
         }
     }
 
