@@ -4,6 +4,7 @@
 
 mod cluster;
 mod kubernetes;
+mod several;
 mod suites;
 
 use std::process::Command;

@@ -1,6 +1,8 @@
 //! A service on several hosts: real engines over mutual TLS in network namespaces of their own, a real router on each,
 //! one coordinator beside them.
 
+#[path = "../../../deploy/tests/contract/suites.rs"]
+mod suites;
 mod world;
 
 use std::time::Duration;
@@ -178,4 +180,14 @@ async fn hostile_a_router_is_controlled_by_a_coordinator_and_by_nobody_else() {
         return;
     };
     world.others_are_refused("a").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_real_hosts_keep_the_contract_of_targets_and_of_traffic() {
+    let Some(world) = World::empty(&["a", "b"]).await else {
+        return;
+    };
+    let (target, traffic) = world.adapters();
+    suites::target_suite_on(&target, &world.image("one"), 2).await;
+    suites::traffic_suite_on(&traffic, "0.0.0.0:8090", true, &["@a", "@b"]).await;
 }

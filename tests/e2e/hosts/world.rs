@@ -2,13 +2,17 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use slipway_core::access::PeerRole;
 use slipway_daemon::{Clock, Rng};
+use slipway_deploy::several::{Host, Hosts, SeveralRouters, SeveralTargets};
+use slipway_deploy::targets::DockerHost;
 use slipway_deploy::traffic::{RouterTraffic, Traffic as _};
 use slipway_deploy::{DockerPlace, EngineTls, EnvironmentTarget, Policy};
+use slipway_docker::TlsFiles;
 use slipway_identity::{Authority, Own, connect};
 use slipway_proto::v1;
 use slipway_proto::v1::rollouts_client::RolloutsClient;
@@ -45,6 +49,17 @@ pub(super) struct World {
 impl World {
     /// With version `one` everywhere; `None` where this cannot be tested.
     pub(super) async fn start(names: &[&str]) -> Option<Self> {
+        let mut world = Self::empty(names).await?;
+        world.boot().await;
+        let first = world.deploy("one", "blue-green").await;
+        let row = world.ended(&first).await;
+        assert_eq!(row.status, "completed", "{row:#?}");
+        world.good = first;
+        Some(world)
+    }
+
+    /// Without a coordinator, and nothing deployed.
+    pub(super) async fn empty(names: &[&str]) -> Option<Self> {
         require("docker")?;
         slipway_daemon::start::install_crypto();
         assert!(
@@ -98,7 +113,7 @@ impl World {
         );
         stored.await.expect("stored");
         let secret = deployer(&db, &rng).await;
-        let mut world = Self {
+        let world = Self {
             good: String::new(),
             db,
             folder,
@@ -119,12 +134,27 @@ impl World {
             });
             listens.await.expect("up");
         }
-        world.boot().await;
-        let first = world.deploy("one", "blue-green").await;
-        let row = world.ended(&first).await;
-        assert_eq!(row.status, "completed", "{row:#?}");
-        world.good = first;
         Some(world)
+    }
+
+    /// The hosts as a coordinator uses them.
+    pub(super) fn adapters(&self) -> (SeveralTargets, SeveralRouters) {
+        let files = TlsFiles {
+            ca: self.folder.path().join("ca.pem"),
+            cert: self.folder.path().join("client.pem"),
+            key: self.folder.path().join("client.key"),
+        };
+        let host = |machine: &Machine| {
+            let engine = DockerHost::remote(&format!("tcp://{}", machine.at(2376)), &files);
+            Host {
+                name: machine.name.clone(),
+                listen: String::new(),
+                engine: Arc::new(engine.expect("an engine")),
+                router: Arc::new(self.channel(&machine.name, PeerRole::Deployer)),
+            }
+        };
+        let hosts = Hosts::new(self.machines.iter().map(host).collect(), Clock::system());
+        (SeveralTargets(Arc::clone(&hosts)), SeveralRouters(hosts))
     }
 
     /// Starts the coordinator, always as the same node.
@@ -252,7 +282,7 @@ impl World {
     }
 
     /// On every host the same image: made on the first, and carried to the others.
-    fn image(&self, word: &str) -> String {
+    pub(super) fn image(&self, word: &str) -> String {
         let file = format!(
             "FROM slipway-busybox:1\nRUN mkdir -p /www && echo {word} > /www/index.html && echo ok > /www/health\n\
              CMD [\"httpd\",\"-f\",\"-p\",\"8080\",\"-h\",\"/www\"]\n"
