@@ -259,8 +259,10 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         let ids = self.docker(&["ps", "-aq"], &[]);
-        for id in ids.lines() {
-            let _removed = self.docker(&["rm", "-f", id], &[]);
+        if !ids.is_empty() {
+            let mut remove = vec!["rm", "-f"];
+            remove.extend(ids.lines());
+            let _removed = self.docker(&remove, &[]);
         }
         if let Some(engine) = &mut self.engine {
             // It ends its own containerd when it is asked to stop, and not when it is killed.

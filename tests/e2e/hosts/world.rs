@@ -34,7 +34,6 @@ const CONTROL: u16 = 7706;
 pub(super) struct World {
     pub(super) good: String,
     db: Db,
-    folder: tempfile::TempDir,
     authority: Authority,
     coordinator: Option<Process>,
     fault: Option<(&'static str, String)>,
@@ -44,6 +43,8 @@ pub(super) struct World {
     // Before their hosts: what runs on a host ends first.
     routers: Vec<Process>,
     machines: Vec<Machine>,
+    // After them: their engines are ended through sockets in it.
+    folder: tempfile::TempDir,
 }
 
 impl World {
