@@ -16,13 +16,14 @@ pub mod metrics;
 mod places;
 mod probes;
 mod run;
+pub mod several;
 pub mod targets;
 pub mod traffic;
 mod usecases;
 
 pub use config::Config;
 pub use places::{
-    Adapters, Connect, EnvironmentTarget, KubernetesPlace, Policy, ServiceAddress,
-    ensure_environment,
+    Adapters, Connect, DockerPlace, EngineTls, EnvironmentTarget, KubernetesPlace, Policy,
+    ServiceAddress, ensure_environment,
 };
 pub use run::{IDENTITY_FILE, Parts, run, serve};

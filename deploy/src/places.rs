@@ -1,24 +1,33 @@
 //! Environments as they are registered on the server: which target and router serve them, at which
 //! address, and what the server asks for whatever the pipeline file says.
 
+mod hosts;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use slipway_core::manifest::Allowed;
 use slipway_core::rollout::{Freeze, check_freezes};
 use slipway_core::time::Timestamp;
+use slipway_daemon::Clock;
+use slipway_docker::TlsFiles;
+use slipway_identity::Own;
 use slipway_store::{Db, EnvironmentRow, StoreError};
 
 use crate::metrics::{MetricSource, Prometheus, PrometheusPlace};
+use crate::several::{Host, Hosts, SeveralRouters, SeveralTargets};
 use crate::targets::{DockerHost, KubernetesTarget, Target};
 use crate::traffic::{KubernetesTraffic, RouterTraffic, Traffic};
+
+pub(crate) use hosts::check_hosts;
+pub use hosts::{DockerPlace, EngineTls};
 
 /// Adapters kept open at once.
 const OPEN_MAX: usize = 256;
 
 /// Where an environment's instances and traffic are.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EnvironmentTarget {
     /// `docker` or `kubernetes`.
@@ -26,6 +35,9 @@ pub struct EnvironmentTarget {
     /// The engine: `unix:///var/run/docker.sock`; empty = the usual place.
     #[serde(default)]
     pub docker: String,
+    /// Several Docker hosts, each with a router of its own, instead of `docker` and `router`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub docker_hosts: Vec<DockerPlace>,
     /// The namespace, for `kubernetes`.
     #[serde(default)]
     pub kubernetes: Option<KubernetesPlace>,
@@ -124,7 +136,7 @@ impl EnvironmentTarget {
 /// Registers an environment, or changes the one with this name. `id` is used only when it is new.
 ///
 /// # Errors
-/// When the store cannot make it durable.
+/// When its hosts cannot be used, or the store cannot make it durable.
 pub async fn ensure_environment(
     db: &Db,
     id: &str,
@@ -137,6 +149,10 @@ pub async fn ensure_environment(
         value.map_err(|error| StoreError::Corrupt(error.to_string()))
     };
     check_freezes(&policy.freeze).map_err(StoreError::Conflict)?;
+    check_hosts(&target.docker_hosts).map_err(StoreError::Conflict)?;
+    if !target.docker_hosts.is_empty() {
+        check(target).map_err(StoreError::Conflict)?;
+    }
     let target = json(serde_json::to_string(target))?;
     let policy = json(serde_json::to_string(policy))?;
     db.ensure_environment(id, name, &target, &policy, now).await
@@ -163,14 +179,17 @@ pub trait Connect: Send + Sync {
 }
 
 /// The real ones, kept open by address.
-#[derive(Default)]
 pub(crate) struct RealAdapters {
     open: Mutex<BTreeMap<Key, Adapters>>,
+    clock: Clock,
+    /// Who this coordinator is, once it knows: routers of other hosts ask.
+    identity: Arc<OnceLock<Own>>,
 }
 
-/// What says where an adapter goes: engine, namespace, router, Prometheus.
+/// What says where an adapter goes: engine, hosts, namespace, router, Prometheus.
 type Key = (
     String,
+    Vec<DockerPlace>,
     Option<KubernetesPlace>,
     String,
     Option<PrometheusPlace>,
@@ -181,6 +200,7 @@ impl Connect for RealAdapters {
         check(target)?;
         let key = (
             target.docker.clone(),
+            target.docker_hosts.clone(),
             target.kubernetes.clone(),
             target.router.clone(),
             target.prometheus.clone(),
@@ -191,6 +211,11 @@ impl Connect for RealAdapters {
         }
         if open.len() >= OPEN_MAX {
             open.clear();
+        }
+        if !target.docker_hosts.is_empty() {
+            let adapters = self.several(target)?;
+            open.insert(key, adapters.clone());
+            return Ok(adapters);
         }
         let instances: Arc<dyn Target> = match &target.kubernetes {
             Some(place) => Arc::new(KubernetesTarget::new(place.clone())),
@@ -214,8 +239,71 @@ impl Connect for RealAdapters {
     }
 }
 
+impl RealAdapters {
+    pub(crate) fn new(clock: Clock, identity: Arc<OnceLock<Own>>) -> Self {
+        Self {
+            open: Mutex::default(),
+            clock,
+            identity,
+        }
+    }
+
+    fn several(&self, target: &EnvironmentTarget) -> Result<Adapters, String> {
+        let mut all = Vec::with_capacity(target.docker_hosts.len());
+        for place in &target.docker_hosts {
+            let said = |error: String| format!("host {}: {error}", place.name);
+            let engine = match &place.tls {
+                Some(tls) => {
+                    let files = TlsFiles {
+                        ca: tls.ca.clone(),
+                        cert: tls.cert.clone(),
+                        key: tls.key.clone(),
+                    };
+                    DockerHost::remote(&place.docker, &files)
+                }
+                None => DockerHost::new(&place.docker),
+            };
+            let router = if place.router.starts_with("unix://") {
+                RouterTraffic::new(&place.router)
+            } else {
+                let own = self.identity.get().ok_or_else(|| {
+                    said(
+                        "no_identity: this coordinator has no certificate yet; see its log"
+                            .to_owned(),
+                    )
+                })?;
+                RouterTraffic::remote(&place.router, own)
+            };
+            all.push(Host {
+                name: place.name.clone(),
+                listen: place.listen.clone(),
+                engine: Arc::new(engine.map_err(|e| said(e.to_string()))?),
+                router: Arc::new(router.map_err(|e| said(e.to_string()))?),
+            });
+        }
+        let hosts = Hosts::new(all, self.clock.clone());
+        let metrics: Option<Arc<dyn MetricSource>> = match &target.prometheus {
+            Some(place) => Some(Arc::new(Prometheus::new(place)?)),
+            None => None,
+        };
+        Ok(Adapters {
+            target: Arc::new(SeveralTargets(Arc::clone(&hosts))),
+            traffic: Arc::new(SeveralRouters(hosts)),
+            metrics,
+        })
+    }
+}
+
 /// Whether a target is whole, and of a kind that is known.
 fn check(target: &EnvironmentTarget) -> Result<(), String> {
+    check_hosts(&target.docker_hosts)?;
+    let one =
+        !(target.docker.is_empty() && target.router.is_empty() && target.kubernetes.is_none());
+    if !target.docker_hosts.is_empty() && (one || target.kind != "docker") {
+        return Err("hosts_and_one: `docker_hosts` is for kind `docker`, and stands instead of `docker`, `router` and \
+                    `kubernetes`; remove those"
+            .to_owned());
+    }
     match (target.kind.as_str(), &target.kubernetes) {
         ("docker", None) => Ok(()),
         ("docker", Some(_)) => Err(
@@ -249,7 +337,8 @@ mod tests {
 
     fn connected(json: &str) -> Result<(), String> {
         let target: EnvironmentTarget = serde_json::from_str(json).map_err(|e| e.to_string())?;
-        RealAdapters::default().connect(&target).map(drop)
+        let adapters = RealAdapters::new(Clock::system(), Arc::default());
+        adapters.connect(&target).map(drop)
     }
 
     #[tokio::test]

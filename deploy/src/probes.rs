@@ -4,11 +4,14 @@
 //! or absurd is a failure, never a pass.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use slipway_core::pipeline::SmokeCheck;
-use slipway_core::rollout::{Health, InstanceView, Smoke, VersionSpec};
+use slipway_core::rollout::{Health, InstanceView, Smoke, VersionSpec, host_of};
+
+use crate::traffic::Traffic;
 
 /// For one health check.
 const HEALTH_LIMIT: Duration = Duration::from_secs(2);
@@ -62,6 +65,7 @@ impl Prober {
         passes: u32,
         instances: &[InstanceView],
         now: Duration,
+        via: &Arc<dyn Traffic>,
     ) -> Health {
         let due = memory
             .last_round
@@ -70,7 +74,8 @@ impl Prober {
             memory.last_round = Some(now);
             let mut asked = Vec::with_capacity(instances.len());
             for instance in instances.iter().cloned() {
-                asked.push(self.clone().check(instance, version.health_path.clone()));
+                let (path, via) = (version.health_path.clone(), Arc::clone(via));
+                asked.push(self.clone().check(instance, path, via));
             }
             let results: Vec<(String, Result<(), String>)> = futures::stream::iter(asked)
                 .buffer_unordered(PARALLEL)
@@ -81,16 +86,40 @@ impl Prober {
         memory.judge(version.replicas, passes, now)
     }
 
-    async fn check(self, instance: InstanceView, path: String) -> (String, Result<(), String>) {
+    async fn check(
+        self,
+        instance: InstanceView,
+        path: String,
+        via: Arc<dyn Traffic>,
+    ) -> (String, Result<(), String>) {
         let Some(address) = &instance.address else {
             return (instance.id, Err("not running".to_owned()));
         };
-        let asked = self.get(address, &path, HEALTH_LIMIT).await;
+        let asked = self
+            .ask(&instance.id, address, &path, HEALTH_LIMIT, &via)
+            .await;
         let judged = asked.and_then(|(status, _)| match status {
             200..=299 => Ok(()),
             other => Err(format!("{path} answered {other}")),
         });
         (instance.id, judged)
+    }
+
+    /// An instance that only its own host's router reaches is asked through that one.
+    async fn ask(
+        &self,
+        id: &str,
+        address: &str,
+        path: &str,
+        limit: Duration,
+        via: &Arc<dyn Traffic>,
+    ) -> Result<(u16, Vec<u8>), String> {
+        if host_of(id).1.is_some()
+            && let Some(answer) = via.ask(id, address, path, limit).await
+        {
+            return answer;
+        }
+        self.get(address, path, limit).await
     }
 
     /// Status and body of a GET, whole within `limit`.
@@ -126,13 +155,18 @@ impl Prober {
 
     /// Every check against every instance. Asks the instances themselves: the router has no way yet
     /// to reach a version without weight.
-    pub(crate) async fn smoke(&self, checks: &[SmokeCheck], instances: &[InstanceView]) -> Smoke {
+    pub(crate) async fn smoke(
+        &self,
+        checks: &[SmokeCheck],
+        instances: &[InstanceView],
+        via: &Arc<dyn Traffic>,
+    ) -> Smoke {
         if instances.is_empty() {
             return Smoke::Failed("there is no instance to check".to_owned());
         }
         for check in checks {
             for instance in instances {
-                if let Err(why) = self.smoke_one(check, instance).await {
+                if let Err(why) = self.smoke_one(check, instance, via).await {
                     return Smoke::Failed(why);
                 }
             }
@@ -140,7 +174,12 @@ impl Prober {
         Smoke::Passed
     }
 
-    async fn smoke_one(&self, check: &SmokeCheck, instance: &InstanceView) -> Result<(), String> {
+    async fn smoke_one(
+        &self,
+        check: &SmokeCheck,
+        instance: &InstanceView,
+        via: &Arc<dyn Traffic>,
+    ) -> Result<(), String> {
         let SmokeCheck::Http {
             path,
             expect,
@@ -156,7 +195,7 @@ impl Prober {
             .ok_or("an instance is not running")?;
         let limit = Duration::from_millis(*within_ms);
         let (status, body) = self
-            .get(address, path, limit)
+            .ask(&instance.id, address, path, limit, via)
             .await
             .map_err(|why| format!("{path}: {why}"))?;
         if status != *expect {

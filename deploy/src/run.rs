@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::sync::atomic::AtomicI64;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -160,6 +160,12 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
     let (owner, _only_one_here) = node(&config.state_dir, &parts)
         .with_context(|| format!("cannot use the state folder {}", config.state_dir.display()))?;
     let work = shutdown.child();
+    // A kept identity is good at once: a restart in the middle of a rollout needs no dispatcher.
+    let identity: Arc<OnceLock<Own>> = Arc::default();
+    if let Some(own) = &parts.identity {
+        let _first = identity.set(own.clone());
+    }
+    let (clock, known) = (parts.clock.clone(), Arc::clone(&identity));
     let coordinator = Arc::new(Coordinator {
         last_heartbeat_ms: AtomicI64::new(parts.clock.ticks().as_millis()),
         db: parts.db,
@@ -168,7 +174,7 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
         health: parts.health.clone(),
         connect: parts
             .connect
-            .unwrap_or_else(|| Arc::new(RealAdapters::default())),
+            .unwrap_or_else(|| Arc::new(RealAdapters::new(clock, known))),
         prober: Prober::new().context("cannot make an HTTP client")?,
         defaults: config.defaults,
         owner,
@@ -191,11 +197,14 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
     work.spawn("retire", loops::retire(Arc::clone(&coordinator)));
     tracing::info!(address = ?listener.local_addr().ok(), owner = coordinator.owner, "coordinator ready");
     // Rollouts go on without it; only callers have to wait for it.
-    let identity = match parts.identity {
+    let found = match parts.identity {
         Some(own) => Ok(Some(own)),
-        None => identity(&config, &coordinator, &shutdown).await,
+        None => who(&config, &coordinator, &shutdown).await,
     };
-    let served = match identity {
+    if let Ok(Some(own)) = &found {
+        let _known = identity.set(own.clone());
+    }
+    let served = match found {
         Ok(Some(own)) => answer(coordinator, own, listener, &shutdown).await,
         Ok(None) => Ok(()),
         Err(error) => Err(error),
@@ -210,7 +219,7 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
 }
 
 /// Who this coordinator is. `None` when it is to stop before it knows.
-async fn identity(
+async fn who(
     config: &Config,
     coordinator: &Coordinator,
     shutdown: &Shutdown,

@@ -14,6 +14,7 @@ mod fleet_docker;
 mod full;
 mod ha;
 mod history;
+mod hosts;
 mod intake;
 mod keyed;
 mod live;

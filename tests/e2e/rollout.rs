@@ -50,6 +50,7 @@ impl Service {
         let (db, rng, now) = (place.db().await, Rng::system(), Clock::system().now());
         let address = free_address().expect("a free port");
         let mut target = EnvironmentTarget {
+            docker_hosts: vec![],
             prometheus: None,
             kind: "docker".to_owned(),
             docker: String::new(),

@@ -43,6 +43,7 @@ impl Coordinator {
         let db = Db::open(&Settings::Sqlite(file)).await.unwrap();
         let (rng, now) = (Rng::system(), Clock::system().now());
         let target = EnvironmentTarget {
+            docker_hosts: vec![],
             prometheus: None,
             kind: "kubernetes".to_owned(),
             docker: String::new(),

@@ -1,6 +1,7 @@
 //! A handle to one engine, and what is known about it.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bollard::Docker;
@@ -21,8 +22,27 @@ const TRANSPORT_LIMIT_S: u64 = 3_600;
 #[derive(Clone)]
 pub struct Engine {
     pub(crate) docker: Docker,
-    /// Where it is, unless at the usual place.
-    socket: Option<String>,
+    /// Where it is.
+    place: Place,
+}
+
+#[derive(Clone)]
+enum Place {
+    /// A socket; `None` = the usual one.
+    Socket(Option<String>),
+    /// Another host.
+    Remote(String, TlsFiles),
+}
+
+/// Files of one engine's mutual TLS, PEM: the names that `docker --tlscacert …` uses.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TlsFiles {
+    /// The authority that the engine's certificate is signed by.
+    pub ca: PathBuf,
+    /// Our certificate.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
 }
 
 /// gVisor's name among an engine's runtimes.
@@ -71,7 +91,22 @@ impl Engine {
         .map_err(DockerError::Unreachable)?;
         Ok(Self {
             docker,
-            socket: socket.map(str::to_owned),
+            place: Place::Socket(socket.map(str::to_owned)),
+        })
+    }
+
+    /// The engine of another host, at `tcp://host:port`, over mutual TLS. Needs the process's TLS provider to be
+    /// installed.
+    ///
+    /// # Errors
+    /// When the address or a file cannot be used.
+    pub fn connect_tls(address: &str, files: &TlsFiles) -> Result<Self, DockerError> {
+        let TlsFiles { ca, cert, key } = files;
+        let version = bollard::API_DEFAULT_VERSION;
+        let docker = Docker::connect_with_ssl(address, key, cert, ca, TRANSPORT_LIMIT_S, version);
+        Ok(Self {
+            docker: docker.map_err(DockerError::Unreachable)?,
+            place: Place::Remote(address.to_owned(), files.clone()),
         })
     }
 
@@ -99,7 +134,11 @@ impl Engine {
     /// # Errors
     /// When it does not.
     pub async fn knock(&self) -> Result<(), DockerError> {
-        Self::connect(self.socket.as_deref())?.ping().await
+        let fresh = match &self.place {
+            Place::Socket(socket) => Self::connect(socket.as_deref()),
+            Place::Remote(address, files) => Self::connect_tls(address, files),
+        };
+        fresh?.ping().await
     }
 
     /// What the engine says about itself.

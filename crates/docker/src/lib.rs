@@ -22,7 +22,7 @@ mod workdir;
 
 pub use build::{BuildRequest, BuiltImage};
 pub use container::{ContainerState, ContainerSummary, ContainerView, EngineLimits, Health};
-pub use engine::{Engine, EngineFacts, GVISOR};
+pub use engine::{Engine, EngineFacts, GVISOR, TlsFiles};
 pub use error::DockerError;
 pub use events::ContainerEvent;
 pub use exec::ExecResult;

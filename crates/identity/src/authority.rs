@@ -52,7 +52,7 @@ fn failed(error: rcgen::Error) -> IdentityError {
 pub fn life(role: PeerRole) -> Duration {
     match role {
         PeerRole::Deployer => DEPLOYER_LIFE,
-        PeerRole::Agent | PeerRole::Cache | PeerRole::Dispatcher => LIFE,
+        PeerRole::Agent | PeerRole::Cache | PeerRole::Dispatcher | PeerRole::Router => LIFE,
     }
 }
 

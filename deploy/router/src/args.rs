@@ -21,6 +21,9 @@ pub struct Args {
     /// Control socket; overrides `control_socket`.
     #[arg(long)]
     pub control_socket: Option<PathBuf>,
+    /// Control over mutual TLS, `host:port`; overrides `control_address`.
+    #[arg(long)]
+    pub control_address: Option<String>,
     /// Health and metrics address; overrides `health_address`.
     #[arg(long)]
     pub health_address: Option<String>,
@@ -41,6 +44,9 @@ impl Args {
         }
         if let Some(socket) = &self.control_socket {
             config.control_socket.clone_from(socket);
+        }
+        if let Some(address) = &self.control_address {
+            config.control_address.clone_from(address);
         }
         if let Some(address) = &self.health_address {
             config.health_address.clone_from(address);

@@ -10,12 +10,18 @@ use crate::tls::TlsConfig;
 const DEFAULTS: &str = include_str!("../default-config.toml");
 
 /// Settings of the router; see `default-config.toml`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Deserialize)]
 pub struct Config {
     /// Folder of the state file.
     pub state_dir: PathBuf,
     /// Control socket; empty = `<state_dir>/router.sock`.
     pub control_socket: PathBuf,
+    /// Control over mutual TLS, for a coordinator on another host; empty = none.
+    pub control_address: String,
+    /// The dispatcher, `https://host:port`: gives this router its certificate.
+    pub dispatcher: String,
+    /// Redeemed once, at the first start.
+    pub join_token: String,
     /// Health and metrics; empty = none.
     pub health_address: String,
     /// What a collector of metrics on another host brings; empty = only this host is told them.
@@ -28,6 +34,16 @@ pub struct Config {
     pub threads: usize,
     /// What it bears.
     pub limits: Limits,
+}
+
+/// Shows no token.
+impl std::fmt::Debug for Config {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Config")
+            .field("state_dir", &self.state_dir)
+            .field("control_address", &self.control_address)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What the router bears.

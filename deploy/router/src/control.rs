@@ -1,5 +1,5 @@
 //! The control conversation: the deploy coordinator's side door, on a unix socket that only its user
-//! can open.
+//! can open, and over mutual TLS (`remote`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,10 +8,11 @@ use slipway_proto::v1;
 use slipway_proto::v1::router_server::Router;
 use tonic::{Code, Request, Response, Status};
 
-use crate::convert;
 use crate::services::{Refused, Services};
+use crate::{ask, convert};
 
 /// Answers the coordinator.
+#[derive(Clone)]
 pub(crate) struct Control {
     services: Arc<Services>,
 }
@@ -129,5 +130,12 @@ impl Router for Control {
             boot_id: self.services.boot_id.clone(),
             services: readings.iter().map(convert::service_state).collect(),
         }))
+    }
+
+    async fn ask(
+        &self,
+        request: Request<v1::AskRequest>,
+    ) -> Result<Response<v1::AskResponse>, Status> {
+        ask::ask(request.into_inner()).await.map(Response::new)
     }
 }

@@ -11,6 +11,7 @@
 
 mod access_log;
 pub mod args;
+mod ask;
 pub mod config;
 mod control;
 mod convert;
@@ -20,6 +21,7 @@ mod hand_over;
 mod in_flight;
 mod metrics;
 mod proxy;
+mod remote;
 mod run;
 mod service;
 mod services;
@@ -28,6 +30,7 @@ mod table;
 mod tls;
 
 pub use config::Config;
+pub use remote::IDENTITY_FILE;
 pub use run::{Parts, run, serve};
 
 /// What `in_flight` is made of; its test brings others that watch.

@@ -104,6 +104,9 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
     shutdown.spawn("guard", guarded);
     let renewing = tls.renew(parts.health.clone(), shutdown.clone());
     shutdown.spawn("certificates", renewing);
+    if !config.control_address.is_empty() {
+        remote_control(&config, &parts, &services, &leaving);
+    }
     let served = answer(Arc::clone(&services), listener, leaving.clone()).await;
     if leaving.has_begun() && !shutdown.has_begun() {
         leave(&traffic, config.limits.long_lived_grace(), &shutdown).await;
@@ -118,6 +121,19 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
         tracing::warn!("requests were cut when the router stopped");
     }
     served.context("the control socket failed")
+}
+
+/// Control from other hosts. What keeps it from being answered is said in health; traffic goes on.
+fn remote_control(config: &Config, parts: &Parts, services: &Arc<Services>, leaving: &Shutdown) {
+    let (clock, rng) = (parts.clock.clone(), parts.rng.clone());
+    let (services, health) = (Arc::clone(services), parts.health.clone());
+    let served = crate::remote::serve(config.clone(), services, clock, rng, leaving.clone());
+    leaving.spawn("control over TLS", async move {
+        if let Err(error) = served.await {
+            tracing::error!("no control from other hosts: {error:#}");
+            health.degraded("control", format!("{error:#}"));
+        }
+    });
 }
 
 /// Opens what others find this router by, and lets the process before this one leave.

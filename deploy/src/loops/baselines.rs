@@ -50,6 +50,10 @@ impl Baselines {
                 place.readings.clear();
             }
             let from = reading.at.saturating_sub(REACH_MS);
+            let reading = match place.readings.back() {
+                Some(before) => reading.carrying(before),
+                None => reading,
+            };
             place.readings.push_back(reading);
             while place.readings.len() > READINGS_MAX
                 || place
@@ -92,6 +96,7 @@ mod tests {
                 total,
                 ..Counts::default()
             },
+            parts: BTreeMap::new(),
         }
     }
 

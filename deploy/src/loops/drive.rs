@@ -107,6 +107,9 @@ async fn turn<'a>(
     };
     let state: State = serde_json::from_str(&row.state_json)?;
     let snapshot = driver.snapshot(&row, &state).await?;
+    if driver.noted(&row, &state, &snapshot).await? {
+        return Ok(Turned::Again);
+    }
     record::record(coordinator, &mut driver.last_look, id, &snapshot).await;
     let decided = rollout::plan(&snapshot, now);
     tracing::debug!(rollout = id, phase = %state.phase, next = ?decided.next, "{}", decided.report);
@@ -297,6 +300,7 @@ impl Driver<'_> {
         match carried_out {
             Ok(evidence) => {
                 self.memory.refused = None;
+                self.memory.partial = None;
                 let now = self.coordinator.clock.now();
                 let mut change = RolloutChange::to(state.applied(now));
                 change.canary_percentage = row.canary_percentage;
@@ -323,6 +327,9 @@ impl Driver<'_> {
             }
             Err(error) => {
                 let why = error.to_string();
+                if matches!(error, EffectError::Partial(_)) && state.phase == Phase::Shift {
+                    self.memory.partial = Some(why.clone());
+                }
                 self.not_done(step.effect, error);
                 tracing::warn!(
                     rollout = self.id,
@@ -333,6 +340,34 @@ impl Driver<'_> {
                 Ok(Turned::After(BACK_OFF))
             }
         }
+    }
+
+    /// Writes down which hosts cannot be reached, when that changed.
+    async fn noted(
+        &self,
+        row: &RolloutRow,
+        state: &State,
+        snapshot: &Snapshot,
+    ) -> anyhow::Result<bool> {
+        let now = self.coordinator.clock.now();
+        let hosts = rollout::troubles(&snapshot.observed.hosts, &state.hosts, now);
+        if hosts == state.hosts {
+            return Ok(false);
+        }
+        for host in &snapshot.observed.hosts {
+            if let Some(text) = host.trouble() {
+                tracing::warn!(rollout = self.id, why = host.why, "{text}");
+            }
+        }
+        let texts: Vec<&str> = hosts.iter().map(|host| host.text.as_str()).collect();
+        let event = serde_json::json!({ "hosts": texts });
+        let mut next = state.clone();
+        next.hosts.clone_from(&hosts);
+        let mut change = RolloutChange::to(next);
+        change.canary_percentage = row.canary_percentage;
+        change.event = Some(("hosts", event.to_string()));
+        self.coordinator.db.change_rollout(row, change, now).await?;
+        Ok(true)
     }
 
     /// Remembers since when the target says no to an effect.

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use slipway_core::pipeline::Strategy;
-use slipway_core::rollout::{Effect, InstanceView, Kind, State, StepState, VersionSpec, parked_to};
+use slipway_core::rollout::{
+    Effect, InstanceView, Kind, State, StepState, VersionSpec, host_of, instances_at, parked_to,
+    share_of, standing,
+};
 use slipway_core::traffic::{CanaryLease, FULL_BP, Fence, Instance, Share, TrafficTable};
 
 use super::drive::Driver;
@@ -30,6 +33,9 @@ pub(super) enum EffectError {
     /// Somebody else changed what carries the traffic: not taken from them on the way forward.
     #[error("{0}")]
     Foreign(String),
+    /// Some of several routers took it and others did not.
+    #[error("{0}")]
+    Partial(String),
     /// Anything else: the read-back decides.
     #[error("{0}")]
     Other(String),
@@ -51,6 +57,7 @@ impl From<TrafficError> for EffectError {
             TrafficError::StaleToken { seen } => Self::Stale { seen },
             TrafficError::Foreign(_) => Self::Foreign(error.to_string()),
             TrafficError::Refused(_) => Self::Refused(error.to_string()),
+            TrafficError::Partial(_) => Self::Partial(error.to_string()),
             other => Self::Other(other.to_string()),
         }
     }
@@ -71,12 +78,11 @@ pub(super) async fn carry_out(
     let grace = Duration::from_millis(driver.coordinator.defaults.stop_ms);
     match step.effect {
         Effect::EnsureNew { count } => {
-            let mut some = plan.new.clone();
-            if count > 0 {
-                some.replicas = count;
-            }
+            let count = if count > 0 { count } else { plan.new.replicas };
             revive(driver, fence, grace).await?;
-            target.ensure(fence, &driver.place, &some).await?;
+            target
+                .ensure_some(fence, &driver.place, &plan.new, count)
+                .await?;
         }
         Effect::EnsureStable => {
             let stable = stable_spec(driver, state).await?;
@@ -156,6 +162,23 @@ async fn stable_spec(driver: &Driver<'_>, state: &State) -> Result<VersionSpec, 
     serde_json::from_str(&row.config_json).map_err(|e| other(e.to_string()))
 }
 
+/// Those of stable's instances that go on beside a new version with this weight, on each host its share.
+fn left_of(stable: &[InstanceView], new_bp: u32) -> Vec<InstanceView> {
+    let count = |list: usize| u32::try_from(list).unwrap_or(u32::MAX);
+    let keep = count(parked_to(stable.len(), new_bp));
+    let on = |one: &&InstanceView, host: Option<&str>| host_of(&one.id).1 == host;
+    let mut left: Vec<InstanceView> = Vec::new();
+    for one in stable {
+        let host = host_of(&one.id).1;
+        let own = stable.iter().filter(|other| on(other, host)).count();
+        let taken = left.iter().filter(|other| on(other, host)).count();
+        if count(taken) < share_of(keep, count(stable.len()), count(own)) {
+            left.push(one.clone());
+        }
+    }
+    left
+}
+
 /// The whole table: the new version's share and stable's, with the instances that live. Stable's
 /// are taken from the table in use when the target cannot be read: the way back must not wait.
 fn table(driver: &Driver<'_>, state: &State, new_bp: u32, leased: bool) -> TrafficTable {
@@ -188,17 +211,29 @@ fn table(driver: &Driver<'_>, state: &State, new_bp: u32, leased: bool) -> Traff
             instances,
         }
     };
-    let mut versions = vec![share(&driver.plan.new.version_id, new_bp, &seen.new)];
+    let hosts = driver.adapters.target.hosts();
+    let several = !hosts.is_empty();
+    let mut new = seen.new.clone();
+    if several && new_bp > 0 {
+        let count = instances_at(&driver.plan, new_bp);
+        let found = standing(
+            &new,
+            &hosts,
+            count,
+            driver.plan.new.replicas,
+            driver.plan.kind == Kind::Rollback,
+        );
+        let takes_part = |host: &str| found.taking_part.iter().any(|name| name == host);
+        new.retain(|one| host_of(&one.id).1.is_none_or(takes_part));
+    }
+    let mut versions = vec![share(&driver.plan.new.version_id, new_bp, &new)];
     if let Some(stable) = &state.stable {
-        let keep = match driver.plan.strategy {
-            // What this batch takes over gets no request any more, and is stopped after it.
-            Strategy::Rolling if new_bp > 0 && new_bp < FULL_BP => {
-                parked_to(seen.stable.len(), new_bp)
-            }
-            _ => seen.stable.len(),
+        // What this batch takes over gets no request any more, and is stopped after it.
+        let left = match driver.plan.strategy {
+            Strategy::Rolling if new_bp > 0 && new_bp < FULL_BP => left_of(&seen.stable, new_bp),
+            _ => seen.stable.clone(),
         };
-        let left = seen.stable.get(..keep).unwrap_or(&seen.stable);
-        versions.push(share(stable, FULL_BP.saturating_sub(new_bp), left));
+        versions.push(share(stable, FULL_BP.saturating_sub(new_bp), &left));
     }
     // Without a stable version there is nothing that the router could go back to by itself.
     let watched = leased && state.stable.is_some() && driver.plan.kind == Kind::Rollout;
@@ -211,7 +246,8 @@ fn table(driver: &Driver<'_>, state: &State, new_bp: u32, leased: bool) -> Traff
         stickiness: driver.plan.stickiness.clone(),
         lease: watched.then_some(CanaryLease {
             ms: LEASE_MS,
-            revert: new_bp > LEASE_HOLDS_BP,
+            // A host that is cut off does not hear that the others went back: there the weight always ends.
+            revert: several || new_bp > LEASE_HOLDS_BP,
         }),
         service: driver.route.clone(),
         hosts: driver.address.hosts.clone(),

@@ -3,6 +3,8 @@
 //!
 //! Never changes which version has the traffic, and does nothing while a rollout holds the place.
 
+mod several;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,6 +63,9 @@ async fn follow_one(
         return Ok(());
     };
     let mut seen = adapters.target.observe(&place).await?;
+    if several::brought_back(coordinator, &adapters, &place, &good, &seen).await? {
+        return Ok(());
+    }
     let live: Vec<Instance> = seen
         .remove(&good)
         .unwrap_or_default()
@@ -77,7 +82,14 @@ async fn follow_one(
     let now = coordinator.clock.now().as_millis();
     let lately = super::gates::as_stable(&reading, &good, now);
     coordinator.baselines.push(&route, &good, lately);
-    if live.is_empty() || points_at(reading.table.as_ref(), &good, &live) {
+    let several = !adapters.target.hosts().is_empty();
+    let live = if several {
+        several::healthy(coordinator, &adapters, &good, &reading, live).await?
+    } else {
+        live
+    };
+    let same = reading.apart.is_empty() && points_at(reading.table.as_ref(), &good, &live);
+    if live.is_empty() || same {
         return Ok(());
     }
     let Some((token, generation)) = coordinator
@@ -102,10 +114,13 @@ async fn follow_one(
         stickiness: Stickiness::None,
         lease: None,
     };
-    adapters
-        .traffic
-        .apply(Fence { token, generation }, &table)
-        .await?;
+    let fence = Fence { token, generation };
+    if several {
+        // The good version is right on every router: a host that is still away is not waited for.
+        adapters.traffic.take_back(fence, &table).await?;
+    } else {
+        adapters.traffic.apply(fence, &table).await?;
+    }
     let (service, environment) = (&service.name, &environment.name);
     tracing::info!(service, environment, "traffic follows its instances");
     Ok(())

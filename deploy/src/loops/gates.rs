@@ -3,7 +3,9 @@
 //! A step's window begins before its weight does, with stable's last ten minutes; a coordinator that
 //! takes over goes on with what is kept.
 
-use slipway_core::gate::{Counts, Exits, GateReport, Instances, Reading, Tick};
+use std::collections::BTreeMap;
+
+use slipway_core::gate::{Counts, Exits, GateReport, Instances, Part, Reading, Tick};
 use slipway_core::rollout::{InstanceView, Phase, State, Windows, judge_gates};
 use slipway_core::traffic::Fence;
 use slipway_store::{GateTickRow, RolloutRow, StoreError};
@@ -83,6 +85,7 @@ pub(crate) fn as_stable(reading: &Traffic, stable: &str, at: i64) -> Reading {
         at,
         canary: Counts::default(),
         stable: reading.counters.get(stable).cloned().unwrap_or_default(),
+        parts: parts(reading, None, Some(stable)),
     }
 }
 
@@ -238,6 +241,7 @@ async fn tick(
     if next.at.saturating_sub(window.last.at) < tick_ms {
         return Ok(());
     }
+    let next = next.carrying(&window.last);
     let seq = i64::try_from(window.ticks.len()).unwrap_or(i64::MAX - 1) + 1;
     let kept = tick_row(driver.id, state, seq, &next, window.last.at)?;
     driver
@@ -263,7 +267,30 @@ fn both(driver: &Driver<'_>, state: &State, reading: &Traffic, at: i64) -> Readi
         at,
         canary: counts(&driver.plan.new.version_id),
         stable: state.stable.as_deref().map(counts).unwrap_or_default(),
+        parts: parts(
+            reading,
+            Some(&driver.plan.new.version_id),
+            state.stable.as_deref(),
+        ),
     }
+}
+
+/// The same of each of several routers: one that starts again begins anew, and the others do not.
+fn parts(reading: &Traffic, new: Option<&str>, stable: Option<&str>) -> BTreeMap<String, Part> {
+    let part = |part: &crate::traffic::Part| {
+        let of = |version: Option<&str>| {
+            version
+                .and_then(|version| part.counters.get(version))
+                .cloned()
+        };
+        Part {
+            boot_id: part.boot_id.clone(),
+            canary: of(new).unwrap_or_default(),
+            stable: of(stable).unwrap_or_default(),
+        }
+    };
+    let all = reading.parts.iter();
+    all.map(|(host, one)| (host.clone(), part(one))).collect()
 }
 
 fn tick_row(

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use slipway_core::rollout::{
     Effect, InstanceView, Kind, Needs, Observed, Phase, Refusal, RolloutPlan, Smoke, State,
-    TargetView, TrafficView, instances_at,
+    TargetView, TrafficView, instances_at, standing, unheard,
 };
 use slipway_core::traffic::{FULL_BP, TrafficTable};
 use slipway_store::RolloutRow;
@@ -28,6 +28,8 @@ pub(super) struct Memory {
     pub(super) stable_since: Option<i64>,
     /// What the target says no to, since when, and why.
     pub(super) refused: Option<(Effect, Duration, String)>,
+    /// Some of several routers took a step's table and others did not.
+    pub(super) partial: Option<String>,
     health: HealthMemory,
     smoke: Option<Smoke>,
     seen_router_at: Option<Duration>,
@@ -56,6 +58,13 @@ pub(super) async fn observe(
         let read = driver.adapters.traffic.read(&driver.route).await;
         let since = *driver.memory.seen_router_at.get_or_insert(now);
         match read {
+            Ok(reading) if not_enough(driver, state).is_some() => {
+                // What some of them say is used for the way back, and proves nothing.
+                driver.memory.table.clone_from(&reading.table);
+                let why = not_enough(driver, state).unwrap_or_default();
+                tracing::warn!(rollout = driver.id, why, "not every router can be read");
+                observed.blind_for = now.saturating_sub(since);
+            }
             Ok(reading) => {
                 driver.memory.seen_router_at = Some(now);
                 driver.memory.table.clone_from(&reading.table);
@@ -82,13 +91,31 @@ pub(super) async fn observe(
         // Of this step's instances: later ones come with their weight.
         let mut some = plan.new.clone();
         some.replicas = instances_at(&plan, weight_at(&plan, state));
-        let health = prober.health(memory, &some, passes, &instances, now).await;
+        let hosts = driver.adapters.target.hosts();
+        if !hosts.is_empty() {
+            some.replicas = standing(
+                &instances,
+                &hosts,
+                some.replicas,
+                plan.new.replicas,
+                plan.kind == Kind::Rollback,
+            )
+            .wanted;
+        }
+        let via = &driver.adapters.traffic;
+        let health = prober
+            .health(memory, &some, passes, &instances, now, via)
+            .await;
         observed.health = Some(health);
     }
     if needs.smoke {
         if driver.memory.smoke.is_none() && observed.target.is_some() {
             let limit = Duration::from_millis(plan.timings.smoke_deadline_ms);
-            let checking = driver.coordinator.prober.smoke(&plan.smoke, &instances);
+            let via = &driver.adapters.traffic;
+            let checking = driver
+                .coordinator
+                .prober
+                .smoke(&plan.smoke, &instances, via);
             let result = tokio::time::timeout(limit, checking).await;
             let late = |_| Smoke::Failed("smoke checks did not end in time".to_owned());
             driver.memory.smoke = Some(result.unwrap_or_else(late));
@@ -97,7 +124,26 @@ pub(super) async fn observe(
     } else if state.phase != Phase::Smoke {
         driver.memory.smoke = None;
     }
+    observed.hosts = driver.adapters.target.hosts();
+    if state.phase == Phase::Shift {
+        observed.partial.clone_from(&driver.memory.partial);
+    } else {
+        driver.memory.partial = None;
+    }
     observed
+}
+
+/// Why what the routers said is not enough to go by.
+fn not_enough(driver: &Driver<'_>, state: &State) -> Option<String> {
+    unheard(
+        &driver.adapters.traffic.hosts(),
+        is_going_back(driver, state),
+    )
+}
+
+/// A rollback, and the way back of a rollout.
+fn is_going_back(driver: &Driver<'_>, state: &State) -> bool {
+    driver.plan.kind == Kind::Rollback || state.phase.is_going_back()
 }
 
 /// What the target says of the present step.
@@ -224,5 +270,6 @@ fn traffic_view(reading: &Reading, plan: &RolloutPlan) -> TrafficView {
             .as_ref()
             .filter(|(version, _)| version == new)
             .map(|(_, why)| why.clone()),
+        apart: reading.apart.clone(),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A container is named after its version and number, so that "it exists already" means "adopt it".
 //! It is made from the digest, on a bridge network of its environment, publishes no port, and is
-//! reached by its address there: the router must be on the same Linux host.
+//! reached by its address there: the router must be on the same Linux host. Several hosts: `several`.
 //!
 //! Fencing is by label: a container carries the token that it was made under, and nobody with a lower
 //! one touches the place. An adopted container keeps its label, so that a stale owner is refused here
@@ -16,7 +16,7 @@ use slipway_core::rollout::{InstanceView, VersionSpec};
 use slipway_core::traffic::Fence;
 use slipway_docker::{
     BridgeSpec, ContainerSpec, ContainerState, ContainerView, DockerError, Engine, Limits,
-    NetworkSpec, Security, labels,
+    NetworkSpec, Security, TlsFiles, labels,
 };
 
 use super::{Instances, Place, Target, TargetError};
@@ -53,6 +53,17 @@ impl DockerHost {
             }
         };
         let engine = Engine::connect(socket).map_err(refusal)?;
+        Ok(Self { engine })
+    }
+
+    /// The engine of another host, `tcp://host:port`, over mutual TLS.
+    ///
+    /// # Errors
+    /// When the address or a file cannot be used.
+    pub fn remote(address: &str, files: &TlsFiles) -> Result<Self, TargetError> {
+        // Names the files: their paths are settings, not secrets.
+        let engine = Engine::connect_tls(address, files)
+            .map_err(|error| TargetError::Refused(format!("docker at `{address}`: {error}")))?;
         Ok(Self { engine })
     }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use slipway_core::rollout::{InstanceView, VersionSpec};
+use slipway_core::rollout::{HostView, InstanceView, VersionSpec};
 use slipway_core::traffic::Fence;
 
 pub use docker_host::DockerHost;
@@ -57,6 +57,24 @@ pub trait Target: Send + Sync {
         place: &Place,
         version: &VersionSpec,
     ) -> Result<(), TargetError>;
+
+    /// The same for the first `count` of its instances: what shares traffic needs no more.
+    async fn ensure_some(
+        &self,
+        fence: Fence,
+        place: &Place,
+        version: &VersionSpec,
+        count: u32,
+    ) -> Result<(), TargetError> {
+        let mut some = version.clone();
+        some.replicas = count;
+        self.ensure(fence, place, &some).await
+    }
+
+    /// The hosts, where there are several.
+    fn hosts(&self) -> Vec<HostView> {
+        Vec::new()
+    }
 
     /// Every instance of a place, running or not.
     async fn observe(&self, place: &Place) -> Result<Instances, TargetError>;

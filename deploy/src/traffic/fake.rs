@@ -108,6 +108,18 @@ impl Traffic for FakeTraffic {
         })
     }
 
+    async fn tables(&self) -> Result<Vec<TrafficTable>, TrafficError> {
+        self.with(|inner| {
+            if inner.unreadable {
+                return Err(TrafficError::Unknown("not readable".to_owned()));
+            }
+            let services = inner.services.values();
+            Ok(services
+                .filter_map(|(_, reading)| reading.table.clone())
+                .collect())
+        })
+    }
+
     async fn renew(&self, fence: Fence, service: &str) -> Result<(), TrafficError> {
         self.with(|inner| match inner.services.get(service) {
             Some((Some(seen), _)) if seen.fence.token > fence.token => {

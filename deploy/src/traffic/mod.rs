@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use slipway_core::gate::Counts;
+use slipway_core::rollout::HostView;
 use slipway_core::traffic::{Fence, TrafficTable};
 
 pub use kubernetes::KubernetesTraffic;
@@ -30,6 +31,9 @@ pub enum TrafficError {
     /// Somebody else changed what carries the traffic, and it is theirs now.
     #[error("somebody else has the route: {0}")]
     Foreign(String),
+    /// Some of several routers use the new table, and others do not.
+    #[error("{0}")]
+    Partial(String),
     /// Whether it happened is not known.
     #[error("the router did not answer as expected: {0}")]
     Unknown(String),
@@ -48,6 +52,19 @@ pub struct Reading {
     pub counters: BTreeMap<String, Counts>,
     /// A version that the router took out by itself, and why.
     pub tripped: Option<(String, String)>,
+    /// Where there are several routers: what each of them counted, by its host.
+    pub parts: BTreeMap<String, Part>,
+    /// Hosts whose routers answer, and use another table than the others.
+    pub apart: Vec<String>,
+}
+
+/// What one of several routers counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Part {
+    /// Which life of it.
+    pub boot_id: String,
+    /// By version.
+    pub counters: BTreeMap<String, Counts>,
 }
 
 /// A router. Every change is absolute and may be repeated.
@@ -55,6 +72,38 @@ pub struct Reading {
 pub trait Traffic: Send + Sync {
     /// Uses `table` from now on; answers when every new request does.
     async fn apply(&self, fence: Fence, table: &TrafficTable) -> Result<(), TrafficError>;
+
+    /// Stores `table` without using it. What knows no such step does nothing.
+    async fn prepare(&self, _fence: Fence, _table: &TrafficTable) -> Result<(), TrafficError> {
+        Ok(())
+    }
+
+    /// Uses a prepared table; answers when every new request does.
+    async fn commit(&self, fence: Fence, table: &TrafficTable) -> Result<(), TrafficError> {
+        self.apply(fence, table).await
+    }
+
+    /// Every table in use, whichever service it is of.
+    async fn tables(&self) -> Result<Vec<TrafficTable>, TrafficError> {
+        Ok(Vec::new())
+    }
+
+    /// Asks an instance that this process does not reach by itself: status and body, or what was wrong. `None` =
+    /// whoever wants to know asks directly.
+    async fn ask(
+        &self,
+        _id: &str,
+        _address: &str,
+        _path: &str,
+        _limit: Duration,
+    ) -> Option<Result<(u16, Vec<u8>), String>> {
+        None
+    }
+
+    /// The hosts, where there are several.
+    fn hosts(&self) -> Vec<HostView> {
+        Vec::new()
+    }
 
     /// The same on the way back to a known good version: what somebody else changed meanwhile is taken
     /// from them, because the way back must not wait for a person.

@@ -1,11 +1,13 @@
-//! Our own router, over its unix socket.
+//! Our own router, over its unix socket, or over mutual TLS.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use slipway_core::access::PeerRole;
 use slipway_core::gate::{Counts, Histogram};
 use slipway_core::traffic::{Fence, TrafficTable};
+use slipway_identity::Own;
 use slipway_proto::convert::{table_from_wire, table_to_wire};
 use slipway_proto::v1;
 use slipway_proto::v1::router_client::RouterClient;
@@ -16,6 +18,9 @@ use super::{Reading, Traffic, TrafficError};
 
 /// A router is on this host: whatever takes longer hangs.
 const CALL_LIMIT: Duration = Duration::from_secs(5);
+
+/// How much longer than the instance the router may take to say what it said.
+const ASK_SLACK: Duration = Duration::from_secs(1);
 
 /// A router at a socket. Connects when it is used, and again when it has to.
 pub struct RouterTraffic {
@@ -41,8 +46,26 @@ impl RouterTraffic {
         Ok(Self { channel })
     }
 
+    /// At `address`, `https://host:port`: as `own`, and nobody but a router of this installation answers.
+    ///
+    /// # Errors
+    /// When the address cannot be used.
+    pub fn remote(address: &str, own: &Own) -> Result<Self, TrafficError> {
+        let channel = own.channel(address, PeerRole::Router);
+        let channel = channel.map_err(|e| TrafficError::Refused(format!("{e:#}")))?;
+        Ok(Self { channel })
+    }
+
     fn client(&self) -> RouterClient<Channel> {
         RouterClient::new(self.channel.clone()).max_decoding_message_size(slipway_proto::DECODE_MAX)
+    }
+}
+
+fn wire(fence: Fence) -> v1::Fence {
+    v1::Fence {
+        token: fence.token,
+        generation: fence.generation,
+        idempotency_key: format!("{}-{}", fence.token, fence.generation),
     }
 }
 
@@ -78,24 +101,59 @@ impl Traffic for RouterTraffic {
         table
             .check()
             .map_err(|e| TrafficError::Refused(e.to_string()))?;
-        let wire_fence = Some(v1::Fence {
-            token: fence.token,
-            generation: fence.generation,
-            idempotency_key: format!("{}-{}", fence.token, fence.generation),
-        });
+        self.prepare(fence, table).await?;
+        self.commit(fence, table).await
+    }
+
+    async fn prepare(&self, fence: Fence, table: &TrafficTable) -> Result<(), TrafficError> {
         let prepare = v1::PrepareRequest {
-            fence: wire_fence.clone(),
+            fence: Some(wire(fence)),
             table: Some(table_to_wire(table)),
         };
-        within(CALL_LIMIT, self.client().prepare(prepare)).await?;
+        within(CALL_LIMIT, self.client().prepare(prepare))
+            .await
+            .map(drop)
+    }
+
+    async fn commit(&self, fence: Fence, table: &TrafficTable) -> Result<(), TrafficError> {
         let commit = v1::CommitRequest {
             service: table.service.clone(),
-            fence: wire_fence,
+            fence: Some(wire(fence)),
             table_hash: table.hash().to_string(),
         };
         within(CALL_LIMIT, self.client().commit(commit))
             .await
             .map(drop)
+    }
+
+    async fn tables(&self) -> Result<Vec<TrafficTable>, TrafficError> {
+        let request = v1::ReadRequest::default();
+        let answer = within(CALL_LIMIT, self.client().read(request)).await?;
+        let tables = answer.services.into_iter().filter_map(|found| found.table);
+        let tables: Result<Vec<_>, _> = tables.map(table_from_wire).collect();
+        tables.map_err(|error| TrafficError::Unknown(error.to_string()))
+    }
+
+    async fn ask(
+        &self,
+        _id: &str,
+        address: &str,
+        path: &str,
+        limit: Duration,
+    ) -> Option<Result<(u16, Vec<u8>), String>> {
+        let ask = v1::AskRequest {
+            address: address.to_owned(),
+            path: path.to_owned(),
+            within_ms: u32::try_from(limit.as_millis()).unwrap_or(u32::MAX),
+        };
+        let answer = within(limit.saturating_add(ASK_SLACK), self.client().ask(ask)).await;
+        Some(match answer {
+            Ok(answer) if answer.trouble.is_empty() => {
+                Ok((u16::try_from(answer.status).unwrap_or(0), answer.body))
+            }
+            Ok(answer) => Err(answer.trouble),
+            Err(error) => Err(format!("cannot be asked through its router: {error}")),
+        })
     }
 
     async fn read(&self, service: &str) -> Result<Reading, TrafficError> {
@@ -160,6 +218,7 @@ fn reading(boot_id: &str, found: v1::ServiceState) -> Result<Reading, TrafficErr
             .collect::<BTreeMap<_, _>>(),
         tripped: (!found.tripped_version.is_empty())
             .then_some((found.tripped_version, found.tripped_reason)),
+        ..Reading::default()
     })
 }
 

@@ -5,6 +5,7 @@
 mod cluster;
 mod described;
 mod kubernetes;
+mod several;
 mod suites;
 
 use std::process::Command;

@@ -58,6 +58,11 @@ pub(crate) async fn running(
 
 /// Every effect one to three times; adopted, not doubled; stale owners refused.
 pub(crate) async fn target_suite(target: &dyn Target, image: &str) {
+    target_suite_on(target, image, 1).await;
+}
+
+/// The same on so many hosts (one or two): each has one instance at least.
+pub(crate) async fn target_suite_on(target: &dyn Target, image: &str, hosts: usize) {
     let place = Place {
         service_id: ulid(),
         environment_id: ulid(),
@@ -69,7 +74,7 @@ pub(crate) async fn target_suite(target: &dyn Target, image: &str) {
     for _ in 0..3 {
         target.ensure(fence(6, 2), &place, &new).await.unwrap();
     }
-    running(target, &place, &old.version_id, 1).await;
+    running(target, &place, &old.version_id, hosts).await;
     let seen = running(target, &place, &new.version_id, 2).await;
     assert_eq!(seen.len(), 2);
     let instances = &seen[&new.version_id];
@@ -118,13 +123,26 @@ pub(crate) async fn target_suite(target: &dyn Target, image: &str) {
 }
 
 pub(crate) fn table(service: &str, listen: &str, weights: &[(&str, u32)]) -> TrafficTable {
+    table_on(service, listen, weights, &[""])
+}
+
+/// The same with an instance on each of these hosts (`@name`).
+pub(crate) fn table_on(
+    service: &str,
+    listen: &str,
+    weights: &[(&str, u32)],
+    hosts: &[&str],
+) -> TrafficTable {
     let share = |(version, weight_bp): &(&str, u32)| Share {
         version: (*version).to_owned(),
         weight_bp: *weight_bp,
-        instances: vec![Instance {
-            id: format!("{version}-1"),
-            address: "127.0.0.1:9".to_owned(),
-        }],
+        instances: hosts
+            .iter()
+            .map(|host| Instance {
+                id: format!("{version}-1{host}"),
+                address: "127.0.0.1:9".to_owned(),
+            })
+            .collect(),
     };
     TrafficTable {
         service: service.to_owned(),
@@ -140,6 +158,19 @@ pub(crate) fn table(service: &str, listen: &str, weights: &[(&str, u32)]) -> Tra
 
 /// `counts`: whether it counts requests.
 pub(crate) async fn traffic_suite(traffic: &dyn Traffic, listen: &str, counts: bool) {
+    traffic_suite_on(traffic, listen, counts, &[""]).await;
+}
+
+/// The same of the routers of these hosts (`@name`).
+pub(crate) async fn traffic_suite_on(
+    traffic: &dyn Traffic,
+    listen: &str,
+    counts: bool,
+    hosts: &[&str],
+) {
+    let table = |service: &str, listen: &str, weights: &[(&str, u32)]| {
+        table_on(service, listen, weights, hosts)
+    };
     let empty = traffic.read("shop/production").await.unwrap();
     assert_eq!((empty.table, empty.fence), (None, Fence::default()));
     let one = table("shop/production", listen, &[("v1", 10_000)]);

@@ -106,6 +106,7 @@ impl Place {
             free.local_addr().unwrap().to_string()
         };
         let target = EnvironmentTarget {
+            docker_hosts: vec![],
             prometheus: None,
             kind: "docker".to_owned(),
             docker: "unix:///var/run/docker.sock".to_owned(),

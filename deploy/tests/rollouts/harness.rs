@@ -68,6 +68,7 @@ impl World {
             .unwrap();
         let now = Clock::system().now();
         let target = EnvironmentTarget {
+            docker_hosts: vec![],
             prometheus: None,
             kind: "docker".to_owned(),
             docker: String::new(),

@@ -84,6 +84,7 @@ impl Service {
         let address = || free_address().expect("a free port");
         let (listen, at) = (address(), address());
         let target = EnvironmentTarget {
+            docker_hosts: vec![],
             prometheus: None,
             kind: "docker".to_owned(),
             docker: String::new(),

@@ -322,6 +322,10 @@ fn live(found: &Value) -> String {
     for line in lines.filter_map(Value::as_str) {
         if line.starts_with("Steps: ") || line.starts_with("Gates: ") {
             view.push_str(&format!("\n       {line}"));
+        } else if line.starts_with("Hosts: ") {
+            // For how long is no news.
+            let what = line.rsplit_once(", for ").map_or(line, |(what, _)| what);
+            view.push_str(&format!("\n       {what}"));
         }
     }
     view

@@ -21,11 +21,19 @@ pub enum PeerRole {
     Deployer,
     /// Schedules, and answers everybody.
     Dispatcher,
+    /// Carries the traffic of a host.
+    Router,
 }
 
 impl PeerRole {
     /// Every role.
-    pub const ALL: [Self; 4] = [Self::Agent, Self::Cache, Self::Deployer, Self::Dispatcher];
+    pub const ALL: [Self; 5] = [
+        Self::Agent,
+        Self::Cache,
+        Self::Deployer,
+        Self::Dispatcher,
+        Self::Router,
+    ];
 
     /// The word in certificates, tables and settings.
     #[must_use]
@@ -35,6 +43,7 @@ impl PeerRole {
             Self::Cache => "cache",
             Self::Deployer => "deployer",
             Self::Dispatcher => "dispatcher",
+            Self::Router => "router",
         }
     }
 
@@ -47,6 +56,7 @@ impl PeerRole {
             Self::Cache => Some("cache.slipway.internal"),
             Self::Deployer => Some("deployer.slipway.internal"),
             Self::Dispatcher => Some("dispatcher.slipway.internal"),
+            Self::Router => Some("router.slipway.internal"),
         }
     }
 }
@@ -169,6 +179,33 @@ const TABLE: &[(&str, &str, Demand)] = &[
     ("slipway.v1.Rollouts", "Promote", Demand::Person),
     ("slipway.v1.Rollouts", "Pause", Demand::Person),
     ("slipway.v1.Rollouts", "Resume", Demand::Person),
+    // On a router's unix socket nobody asks: only its own user can open that.
+    (
+        "slipway.v1.Router",
+        "Prepare",
+        Demand::Peer(PeerRole::Deployer),
+    ),
+    (
+        "slipway.v1.Router",
+        "Commit",
+        Demand::Peer(PeerRole::Deployer),
+    ),
+    (
+        "slipway.v1.Router",
+        "Drain",
+        Demand::Peer(PeerRole::Deployer),
+    ),
+    (
+        "slipway.v1.Router",
+        "Read",
+        Demand::Peer(PeerRole::Deployer),
+    ),
+    (
+        "slipway.v1.Router",
+        "RenewLease",
+        Demand::Peer(PeerRole::Deployer),
+    ),
+    ("slipway.v1.Router", "Ask", Demand::Peer(PeerRole::Deployer)),
     // Its trigger brings a reader's token.
     ("externalscaler.ExternalScaler", "*", Demand::Person),
     ("grpc.health.v1.Health", "*", Demand::Nothing),

@@ -43,7 +43,7 @@ pub use rules::{
     ErrorRule, GateRules, LatencyRule, MemoryRule, Mode, OnInconclusive, OnUnproven, RULE_VERSION,
     RestartRule, theta,
 };
-pub use tick::{Counts, Reading, Tick};
+pub use tick::{Counts, Part, Reading, Tick};
 pub use verdict::{Doubt, GateReport, Metric, MetricVerdict, Verdict};
 pub use watch::LimitTest;
 

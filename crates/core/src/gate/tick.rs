@@ -1,6 +1,8 @@
 //! What is counted: raw numbers, never ratios. A reading is cumulative, a tick is what came between
 //! two readings.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::histogram::Histogram;
@@ -32,6 +34,22 @@ impl Counts {
             && self.half_total <= self.total
             && self.half_bad <= self.bad
             && self.half_bad <= self.half_total
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        let mut latency = self.latency.clone();
+        latency.merge(&other.latency);
+        Self {
+            total: self.total.saturating_add(other.total),
+            bad: self.bad.saturating_add(other.bad),
+            half_total: self.half_total.saturating_add(other.half_total),
+            half_bad: self.half_bad.saturating_add(other.half_bad),
+            latency,
+            exits: self.exits.saturating_add(other.exits),
+            oom: self.oom.saturating_add(other.oom),
+        }
     }
 
     /// What was counted since `earlier`; `None` when a count went down.
@@ -100,9 +118,63 @@ pub struct Reading {
     pub canary: Counts,
     /// Stable.
     pub stable: Counts,
+    /// Where several sources count: each one's own, by its name. What stands above is not used then.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub parts: BTreeMap<String, Part>,
+}
+
+/// What one of several sources says, since it started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// New at every start of this source.
+    pub boot_id: String,
+    /// The new version.
+    pub canary: Counts,
+    /// Stable.
+    pub stable: Counts,
 }
 
 impl Reading {
+    /// This reading with what `earlier` knew of sources that did not answer now: what they count meanwhile comes
+    /// with their next answer, once.
+    #[must_use]
+    pub fn carrying(mut self, earlier: &Self) -> Self {
+        for (name, part) in &earlier.parts {
+            if !self.parts.contains_key(name) {
+                self.parts.insert(name.clone(), part.clone());
+            }
+        }
+        self
+    }
+
+    /// What came between, source by source. A source that is new to us counts from here on: what it had counted
+    /// before nobody looked may be another rollout's.
+    fn parts_since(&self, earlier: &Self) -> (Option<Counts>, Option<Counts>) {
+        let (mut canary, mut stable) = (Some(Counts::default()), Some(Counts::default()));
+        let none = Part::default();
+        for (name, part) in &self.parts {
+            let Some(before) = earlier.parts.get(name) else {
+                continue;
+            };
+            let same = part.boot_id == before.boot_id;
+            let before = if same { before } else { &none };
+            let add = |sum: Option<Counts>, more: Option<Counts>| Some(sum?.and(&more?));
+            canary = add(canary, part.canary.since(&before.canary));
+            stable = add(stable, part.stable.since(&before.stable));
+        }
+        (canary, stable)
+    }
+
+    fn is_possible(&self) -> bool {
+        let parts = self
+            .parts
+            .values()
+            .flat_map(|part| [&part.canary, &part.stable]);
+        parts
+            .chain([&self.canary, &self.stable])
+            .all(Counts::is_possible)
+    }
+
     /// The tick between `earlier` and this one. A source that started again counts from zero: what it
     /// had counted and not told is lost, not negative.
     #[must_use]
@@ -110,13 +182,19 @@ impl Reading {
         let none = Counts::default();
         let same = self.boot_id == earlier.boot_id;
         let from = |counts| if same { counts } else { &none };
-        let canary = self.canary.since(from(&earlier.canary));
-        let stable = self.stable.since(from(&earlier.stable));
+        let (canary, stable) = if self.parts.is_empty() {
+            (
+                self.canary.since(from(&earlier.canary)),
+                self.stable.since(from(&earlier.stable)),
+            )
+        } else {
+            self.parts_since(earlier)
+        };
         let trouble = if canary.is_none() || stable.is_none() {
             Some("a counter went down".to_owned())
         } else if self.at <= earlier.at {
             Some("the clock went back".to_owned())
-        } else if !self.canary.is_possible() || !self.stable.is_possible() {
+        } else if !self.is_possible() {
             Some("more requests failed than ended".to_owned())
         } else {
             None
@@ -146,6 +224,75 @@ mod tests {
                 ..Counts::default()
             },
             stable: Counts::default(),
+            parts: BTreeMap::new(),
+        }
+    }
+
+    fn of_two(at: i64, one: Option<(&str, u64)>, two: Option<(&str, u64)>) -> Reading {
+        let mut reading = reading("", at, 0, 0);
+        for (name, said) in [("a", one), ("b", two)] {
+            if let Some((boot, total)) = said {
+                let part = Part {
+                    boot_id: boot.to_owned(),
+                    canary: Counts {
+                        total,
+                        ..Counts::default()
+                    },
+                    stable: Counts::default(),
+                };
+                reading.parts.insert(name.to_owned(), part);
+            }
+        }
+        reading
+    }
+
+    #[test]
+    fn a_source_that_was_away_is_counted_once_and_one_that_is_new_from_here_on() {
+        let first = of_two(1, Some(("a1", 10)), None);
+        let second = of_two(2, Some(("a1", 15)), Some(("b1", 900))).carrying(&first);
+        assert_eq!(
+            second.since(&first).canary.total,
+            5,
+            "b was not looked at before"
+        );
+        let third = of_two(3, None, Some(("b1", 907))).carrying(&second);
+        assert_eq!(third.since(&second).canary.total, 7);
+        let fourth = of_two(4, Some(("a1", 21)), Some(("b1", 908))).carrying(&third);
+        assert_eq!(fourth.since(&third).canary.total, 7, "six of a, one of b");
+        let fifth = of_two(5, Some(("a2", 2)), Some(("b1", 908))).carrying(&fourth);
+        let tick = fifth.since(&fourth);
+        assert_eq!(tick.canary.total, 2, "a began anew, b did not");
+        assert!(tick.is_usable());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_request_of_several_sources_is_counted_twice(
+            steps in proptest::collection::vec((0_u64..9, 0_u64..9, 0_u8..8), 1..40)
+        ) {
+            let (mut counted, mut boots, mut all) = ([0_u64; 2], [0_u32; 2], 0);
+            let mut last = of_two(0, Some(("0", 0)), Some(("0", 0)));
+            let (mut seen, mut at) = (0, 0);
+            for (a, b, what) in steps {
+                at += 1;
+                let heard = [what & 1 == 0, what & 2 == 0];
+                for (i, more) in [a, b].into_iter().enumerate() {
+                    if what == 7 { counted[i] = 0; boots[i] += 1; }
+                    counted[i] += more;
+                    all += more;
+                }
+                let (one, two) = (boots[0].to_string(), boots[1].to_string());
+                let said = |i: usize, boot| heard[i].then_some((boot, counted[i]));
+                let next = of_two(at, said(0, one.as_str()), said(1, two.as_str())).carrying(&last);
+                seen += next.since(&last).canary.total;
+                last = next;
+            }
+            proptest::prop_assert!(seen <= all, "{} of {}", seen, all);
+            if boots == [0, 0] {
+                let next = of_two(at + 1, Some(("0", counted[0])), Some(("0", counted[1])));
+                seen += next.since(&last).canary.total;
+                proptest::prop_assert_eq!(seen, all);
+            }
         }
     }
 

@@ -21,6 +21,10 @@ pub fn explain(
         lines.push(format!("Steps: {}.", steps(plan, state)));
     }
     lines.extend(verdicts.iter().map(|text| format!("Gates: {text}")));
+    lines.extend(state.hosts.iter().map(|host| {
+        let silent = u64::try_from(now.since(host.since).as_millis()).unwrap_or(0);
+        format!("Hosts: {}, for {}.", host.text, seconds(silent))
+    }));
     if let Some(reason) = &state.reason {
         lines.push(format!("Why: {reason}"));
     }

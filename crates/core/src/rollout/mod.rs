@@ -12,6 +12,7 @@
 mod decide;
 mod explain;
 mod freeze;
+mod hosts;
 mod judge;
 mod lock;
 mod phase;
@@ -22,6 +23,10 @@ mod state;
 pub use decide::plan;
 pub use explain::explain;
 pub use freeze::{Freeze, check_freezes, frozen};
+pub use hosts::{
+    Agreed, HOSTS_AT_ONCE, HOSTS_MAX, HostTrouble, HostView, Standing, agreed, at_host, host_of,
+    replicas_at, share_of, standing, table_of, troubles, unheard, wanted_at,
+};
 pub use judge::{Windows, instances_at, judge_gates, judge_recorded, parked_to};
 pub use lock::{
     HEARTBEAT, Held, LOCK_TTL, LockAnswer, SAFETY_MARGIN, WAIT_LIMIT, Waiter, ask, is_lost,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::hosts::HostView;
 use super::phase::Phase;
 use super::spec::RolloutPlan;
 use super::state::{Effect, State, Transition};
@@ -97,6 +98,8 @@ pub struct TrafficView {
     pub leased: bool,
     /// Why the router took the new version out by itself.
     pub tripped: Option<String>,
+    /// Hosts whose routers answer, and use another table than the others.
+    pub apart: Vec<String>,
 }
 
 /// What health checks say about the new version.
@@ -136,6 +139,10 @@ pub struct Observed {
     pub smoke: Option<Smoke>,
     /// The target refuses the present step again and again.
     pub refused: Option<Refusal>,
+    /// The hosts, where there are several.
+    pub hosts: Vec<HostView>,
+    /// Some routers took the table of this step and others did not.
+    pub partial: Option<String>,
 }
 
 /// What the target says no to.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::hosts::HostTrouble;
 use super::phase::Phase;
 use crate::time::Timestamp;
 
@@ -140,6 +141,9 @@ pub struct State {
     pub pause: Option<Pause>,
     /// Why it is going back, or ended.
     pub reason: Option<String>,
+    /// Hosts that cannot be reached, or could not when it ended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<HostTrouble>,
 }
 
 /// A move to another phase.
@@ -199,6 +203,7 @@ impl State {
             traffic_touched: false,
             pause: None,
             reason: None,
+            hosts: Vec::new(),
         }
     }
 

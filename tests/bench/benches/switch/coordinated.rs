@@ -102,6 +102,7 @@ async fn start(
     let db = Db::open(&Settings::Sqlite(dir.join("slipway.db"))).await?;
     let (now, rng) = (Clock::system().now(), Rng::system());
     let place = EnvironmentTarget {
+        docker_hosts: vec![],
         prometheus: None,
         kind: "docker".to_owned(),
         docker: String::new(),

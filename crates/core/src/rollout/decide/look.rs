@@ -66,7 +66,12 @@ impl Decision<'_> {
                 return self.blind(&why, blind_ms);
             }
         };
-        if !self.weights_are(self.weight()) {
+        let apart = self
+            .observed()
+            .traffic
+            .as_ref()
+            .is_some_and(|traffic| !traffic.apart.is_empty());
+        if apart || !self.weights_are(self.weight()) {
             return self.say(
                 Next::Enter(Transition::to(Phase::Shift, self.s.state.step_idx)),
                 "the router does not use our table: issued again",

@@ -9,10 +9,13 @@ use std::time::Duration;
 
 use crate::pipeline::Strategy;
 use crate::rollout::Kind;
+use crate::rollout::hosts::standing;
 use crate::rollout::judge::{instances_at, parked_to};
 use crate::rollout::lock::SAFETY_MARGIN;
 use crate::rollout::phase::Phase;
-use crate::rollout::snapshot::{LockView, Next, Observed, Plan, Smoke, Snapshot, TargetView, Wish};
+use crate::rollout::snapshot::{
+    InstanceView, LockView, Next, Observed, Plan, Smoke, Snapshot, TargetView, Wish,
+};
 use crate::rollout::state::{Effect, PauseWhy, StepStatus, Transition};
 use crate::time::Timestamp;
 use crate::traffic::{FULL_BP, Fence};
@@ -172,7 +175,23 @@ impl Decision<'_> {
         let count = self.wanted();
         let wanted = usize::try_from(count).unwrap_or(usize::MAX);
         let target = self.observed().target.as_ref();
-        let running = target.map(|target| TargetView::running(&target.new) >= wanted);
+        let hosts = &self.observed().hosts;
+        let several = |target: &TargetView| {
+            let all = self.s.plan.new.replicas;
+            (!hosts.is_empty()).then(|| {
+                standing(
+                    &target.new,
+                    hosts,
+                    count,
+                    all,
+                    self.s.plan.kind == Kind::Rollback,
+                )
+            })
+        };
+        let running = target.map(|target| match several(target) {
+            Some(found) => found.all_run,
+            None => TargetView::running(&target.new) >= wanted,
+        });
         // Once started, an instance that ended again is for WARM to judge, not to be started for ever.
         let applied = self
             .s
@@ -181,7 +200,10 @@ impl Decision<'_> {
             .as_ref()
             .is_some_and(|step| step.status == StepStatus::Applied);
         let there = if applied {
-            target.map(|target| target.new.len() >= wanted)
+            target.map(|target| match several(target) {
+                Some(found) => found.all_exist,
+                None => target.new.len() >= wanted,
+            })
         } else {
             running
         };
@@ -271,10 +293,12 @@ impl Decision<'_> {
     }
 
     fn shift(&self) -> Plan {
-        let wanted = usize::try_from(self.wanted()).unwrap_or(usize::MAX);
         let new_bp = self.weight();
+        if let Some(why) = &self.observed().partial {
+            return self.back(why);
+        }
         if let Some(target) = &self.observed().target
-            && TargetView::running(&target.new) < wanted
+            && !self.part_runs(&target.new)
         {
             return self.back("an instance of the new version ended before it got traffic");
         }
@@ -302,7 +326,23 @@ impl Decision<'_> {
         self.drive(Effect::Route { new_bp }, routed, Some(then))
     }
 
-    /// Whether the router uses exactly the table of the present step.
+    /// Whether the instances that the present weight needs are running, on every host that takes part.
+    fn part_runs(&self, new: &[InstanceView]) -> bool {
+        let (count, hosts) = (self.wanted(), &self.observed().hosts);
+        if hosts.is_empty() {
+            return TargetView::running(new) >= usize::try_from(count).unwrap_or(usize::MAX);
+        }
+        standing(
+            new,
+            hosts,
+            count,
+            self.s.plan.new.replicas,
+            self.s.plan.kind == Kind::Rollback,
+        )
+        .part_runs
+    }
+
+    /// Whether the router uses exactly the table of the present step; of several, all that can be reached.
     fn routed(&self, new_bp: u32) -> Option<bool> {
         let traffic = self.observed().traffic.as_ref()?;
         let Some(step) = &self.s.state.step else {
@@ -312,7 +352,7 @@ impl Decision<'_> {
             token: step.token,
             generation: step.generation,
         };
-        Some(traffic.fence == fence && self.weights_are(new_bp))
+        Some(traffic.fence == fence && traffic.apart.is_empty() && self.weights_are(new_bp))
     }
 
     fn weights_are(&self, new_bp: u32) -> bool {

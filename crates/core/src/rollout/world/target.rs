@@ -40,6 +40,7 @@ impl World {
                 .collect(),
             leased: self.router.leased,
             tripped: self.router.tripped.clone(),
+            apart: Vec::new(),
         });
         let smoke = match self.faults.smoke_fails {
             true => Smoke::Failed("500".to_owned()),
@@ -57,6 +58,7 @@ impl World {
                 detail: "connection refused".to_owned(),
             }),
             smoke: Some(smoke),
+            ..Observed::default()
         }
     }
 
@@ -74,6 +76,7 @@ impl World {
             at: self.now.as_millis(),
             canary: counts(Some(NEW)),
             stable: counts(self.state.stable.as_deref()),
+            parts: std::collections::BTreeMap::new(),
         };
         let looking = matches!(self.state.phase, Phase::Bake | Phase::Watch | Phase::Paused);
         if !looking {

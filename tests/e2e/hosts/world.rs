@@ -1,0 +1,538 @@
+//! The hosts of a test, their routers, the coordinator beside them, and what is asked of them. Judges nothing.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use slipway_core::access::PeerRole;
+use slipway_daemon::{Clock, Rng};
+use slipway_deploy::several::{Host, Hosts, SeveralRouters, SeveralTargets};
+use slipway_deploy::targets::DockerHost;
+use slipway_deploy::traffic::{RouterTraffic, Traffic as _};
+use slipway_deploy::{DockerPlace, EngineTls, EnvironmentTarget, Policy};
+use slipway_docker::TlsFiles;
+use slipway_identity::{Authority, Own, connect};
+use slipway_proto::v1;
+use slipway_proto::v1::rollouts_client::RolloutsClient;
+use slipway_store::{Db, RolloutRow, Settings};
+use slipway_tests::{
+    EngineAuthority, Machine, Process, eventually, free_address, require, traffic,
+};
+
+use crate::rollout::deployer;
+
+const UP: Duration = Duration::from_secs(30);
+/// For a rollout with a host that dies in it.
+const ENDS: Duration = Duration::from_secs(180);
+/// Connections to each host, never idle for long.
+const CONNECTIONS: usize = 8;
+const SERVES: u16 = 8080;
+const CONTROL: u16 = 7706;
+
+pub(super) struct World {
+    pub(super) good: String,
+    db: Db,
+    authority: Authority,
+    coordinator: Option<Process>,
+    fault: Option<(&'static str, String)>,
+    at: SocketAddr,
+    secret: String,
+    started: u32,
+    // Before their hosts: what runs on a host ends first.
+    routers: Vec<Process>,
+    machines: Vec<Machine>,
+    // After them: their engines are ended through sockets in it.
+    folder: tempfile::TempDir,
+}
+
+impl World {
+    /// With version `one` everywhere; `None` where this cannot be tested.
+    pub(super) async fn start(names: &[&str]) -> Option<Self> {
+        let mut world = Self::empty(names).await?;
+        world.boot().await;
+        let first = world.deploy("one", "blue-green").await;
+        let row = world.ended(&first).await;
+        assert_eq!(row.status, "completed", "{row:#?}");
+        world.good = first;
+        Some(world)
+    }
+
+    /// Without a coordinator, and nothing deployed.
+    pub(super) async fn empty(names: &[&str]) -> Option<Self> {
+        require("docker")?;
+        slipway_daemon::start::install_crypto();
+        assert!(
+            Machine::can_be_made(),
+            "hosts are made by root, with `ip` and `dockerd`"
+        );
+        let folder = tempfile::tempdir().expect("a folder");
+        let engines = EngineAuthority::create(folder.path());
+        let (now, rng) = (Clock::system().now(), Rng::system());
+        let authority = Authority::create(now).expect("an authority");
+        let busybox = std::process::Command::new("docker")
+            .args(["save", "slipway-busybox:1"])
+            .output();
+        let busybox = busybox.expect("saved").stdout;
+        let (mut machines, mut routers, mut docker_hosts) = (Vec::new(), Vec::new(), Vec::new());
+        for name in names {
+            let machine = Machine::start(name, folder.path(), &engines).await;
+            let _loaded = machine.docker(&["load"], &busybox);
+            routers.push(router(&machine, &authority));
+            docker_hosts.push(DockerPlace {
+                name: (*name).to_owned(),
+                docker: format!("tcp://{}", machine.at(2376)),
+                tls: Some(EngineTls {
+                    ca: engines.file("ca.pem"),
+                    cert: engines.file("client.pem"),
+                    key: engines.file("client.key"),
+                }),
+                router: format!("https://{}", machine.at(CONTROL)),
+                listen: machine.at(SERVES).to_string(),
+            });
+            machines.push(machine);
+        }
+        let db = Db::open(&Settings::Sqlite(folder.path().join("slipway.db")))
+            .await
+            .expect("open");
+        let target = EnvironmentTarget {
+            kind: "docker".to_owned(),
+            docker_hosts,
+            listen: format!("0.0.0.0:{SERVES}"),
+            ..EnvironmentTarget::default()
+        };
+        let environment = rng.ulid(now);
+        let policy = Policy::default();
+        let stored = slipway_deploy::ensure_environment(
+            &db,
+            &environment,
+            "production",
+            &target,
+            &policy,
+            now,
+        );
+        stored.await.expect("stored");
+        let secret = deployer(&db, &rng).await;
+        let world = Self {
+            good: String::new(),
+            db,
+            folder,
+            authority,
+            coordinator: None,
+            fault: None,
+            at: free_address().expect("a free port"),
+            secret,
+            started: 0,
+            routers,
+            machines,
+        };
+        for machine in &world.machines {
+            let listens = eventually("the router listens", UP, || async {
+                tokio::net::TcpStream::connect(machine.at(CONTROL))
+                    .await
+                    .ok()
+            });
+            listens.await.expect("up");
+        }
+        Some(world)
+    }
+
+    /// The hosts as a coordinator uses them.
+    pub(super) fn adapters(&self) -> (SeveralTargets, SeveralRouters) {
+        let files = TlsFiles {
+            ca: self.folder.path().join("ca.pem"),
+            cert: self.folder.path().join("client.pem"),
+            key: self.folder.path().join("client.key"),
+        };
+        let host = |machine: &Machine| {
+            let engine = DockerHost::remote(&format!("tcp://{}", machine.at(2376)), &files);
+            Host {
+                name: machine.name.clone(),
+                listen: String::new(),
+                engine: Arc::new(engine.expect("an engine")),
+                router: Arc::new(self.channel(&machine.name, PeerRole::Deployer)),
+            }
+        };
+        let hosts = Hosts::new(self.machines.iter().map(host).collect(), Clock::system());
+        (SeveralTargets(Arc::clone(&hosts)), SeveralRouters(hosts))
+    }
+
+    /// Starts the coordinator, always as the same node.
+    pub(super) async fn boot(&mut self) {
+        if let Some(mut before) = self.coordinator.take() {
+            before.kill();
+        }
+        let dir = self.folder.path();
+        let state = dir.join("node");
+        let kept = state.join(slipway_deploy::IDENTITY_FILE);
+        if !kept.exists() {
+            std::fs::create_dir_all(&state).expect("a folder");
+            let (now, rng) = (Clock::system().now(), Rng::system());
+            let own = self
+                .authority
+                .credentials(PeerRole::Deployer, "node", now, &rng);
+            own.and_then(|own| own.save(&kept)).expect("kept");
+        }
+        let text = format!(
+            "database = '{}'\nstate_dir = '{}'\nlisten = '{}'\nhealth_address = ''\n\
+             [defaults]\nwarm_passes = 1\nmin_ready_ms = 0\nstop_ms = 1000\ntick_ms = 500\n",
+            dir.join("slipway.db").display(),
+            state.display(),
+            self.at,
+        );
+        let config = dir.join("coordinator.toml");
+        std::fs::write(&config, text).expect("written");
+        let config = config.display().to_string();
+        let args = ["coordinator", "--config", &config];
+        let mut faults = vec![];
+        faults.extend(self.fault.take());
+        let log = dir.join("coordinator.log");
+        self.coordinator = Some(Process::start(crate::binary(), &args, &faults, &log));
+        let at = self.at;
+        let listens = eventually("the coordinator listens", UP, || async {
+            tokio::net::TcpStream::connect(at).await.ok()
+        });
+        listens.await.expect("up");
+    }
+
+    /// It is started again, to meet this fault once.
+    pub(super) async fn fault(&mut self, what: &'static str, border: &str) {
+        self.fault = Some((what, border.to_owned()));
+        self.boot().await;
+    }
+
+    /// Waits until the coordinator stands still.
+    pub(super) async fn stopped(&self) {
+        let id = self.coordinator.as_ref().expect("a coordinator").id();
+        let stands = eventually("the coordinator stands still", UP, || async {
+            let text = std::fs::read_to_string(format!("/proc/{id}/stat")).expect("a process");
+            text.rsplit(')')
+                .next()
+                .is_some_and(|rest| rest.starts_with(" T"))
+                .then_some(())
+        });
+        stands.await.expect("stopped");
+    }
+
+    /// It goes on.
+    pub(super) fn go_on(&self) {
+        self.coordinator
+            .as_ref()
+            .expect("a coordinator")
+            .signal("CONT");
+    }
+
+    /// Waits until the coordinator is dead.
+    pub(super) async fn died(&mut self) {
+        let process = self.coordinator.as_mut().expect("a coordinator");
+        for _ in 0..1_200 {
+            if !process.is_alive() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("the coordinator did not die");
+    }
+
+    fn client(&self) -> RolloutsClient<tonic::transport::Channel> {
+        let known_by = self.authority.fingerprint();
+        let channel = connect::pinned(
+            &format!("https://{}", self.at),
+            PeerRole::Deployer,
+            &known_by,
+        );
+        RolloutsClient::new(channel.expect("an address"))
+    }
+
+    fn signed<T>(&self, message: T) -> tonic::Request<T> {
+        let mut request = tonic::Request::new(message);
+        let value = format!("Bearer {}", self.secret).parse().expect("a header");
+        request.metadata_mut().insert("authorization", value);
+        request
+    }
+
+    /// Begins a rollout of an image that serves `word`; its id.
+    pub(super) async fn deploy(&mut self, word: &str, strategy: &str) -> String {
+        self.started += 1;
+        let start = v1::StartRolloutRequest {
+            idempotency_key: format!("key-{}", self.started),
+            build_id: format!("build-{}", self.started),
+            repo_id: "repo".to_owned(),
+            environment: "production".to_owned(),
+            image: self.image(word),
+            deploy_json: section(strategy).to_string(),
+            ..v1::StartRolloutRequest::default()
+        };
+        let started = self
+            .client()
+            .start(self.signed(start))
+            .await
+            .expect("started");
+        started.into_inner().deployment_id
+    }
+
+    pub(super) async fn roll_back(&self, id: &str) -> String {
+        let ask = v1::RollBackRequest {
+            deployment_id: id.to_owned(),
+            reason: "it is bad".to_owned(),
+            to: String::new(),
+        };
+        let asked = self.client().roll_back(self.signed(ask)).await;
+        asked.expect("accepted").into_inner().deployment_id
+    }
+
+    /// On every host the same image: made on the first, and carried to the others.
+    pub(super) fn image(&self, word: &str) -> String {
+        let file = format!(
+            "FROM slipway-busybox:1\nRUN mkdir -p /www && echo {word} > /www/index.html && echo ok > /www/health\n\
+             CMD [\"httpd\",\"-f\",\"-p\",\"8080\",\"-h\",\"/www\"]\n"
+        );
+        let (first, others) = self.machines.split_first().expect("a host");
+        let id = first.docker(&["build", "-q", "-"], file.as_bytes());
+        assert!(id.starts_with("sha256:"), "an image: {id}");
+        let saved = first.docker_bytes(&["save", &id], &[]);
+        for machine in others {
+            let _loaded = machine.docker(&["load"], &saved);
+        }
+        id
+    }
+
+    pub(super) async fn until(
+        &self,
+        id: &str,
+        what: &str,
+        good: impl Fn(&RolloutRow) -> bool,
+    ) -> RolloutRow {
+        let what = format!("rollout {id} {what}");
+        let reached = eventually(&what, ENDS, || async {
+            let row = self.db.rollout(id).await.expect("readable").expect("there");
+            good(&row).then_some(row)
+        });
+        match reached.await {
+            Ok(row) => row,
+            Err(error) => panic!("{error}: {:#?}", self.db.rollout(id).await),
+        }
+    }
+
+    pub(super) async fn ended(&self, id: &str) -> RolloutRow {
+        self.until(id, "ends", |row| row.status != "in_progress")
+            .await
+    }
+
+    /// What its history says, JSON texts.
+    pub(super) async fn events(&self, id: &str) -> Vec<String> {
+        let events = self
+            .db
+            .rollout_events(id, 0, 1_000)
+            .await
+            .expect("readable");
+        events.into_iter().map(|event| event.json).collect()
+    }
+
+    pub(super) fn machine(&self, name: &str) -> &Machine {
+        let found = self.machines.iter().find(|machine| machine.name == name);
+        found.expect("a host of this name")
+    }
+
+    pub(super) fn router(&self, name: &str) -> &Process {
+        let index = self
+            .machines
+            .iter()
+            .position(|machine| machine.name == name);
+        &self.routers[index.expect("a host of this name")]
+    }
+
+    fn channel(&self, name: &str, role: PeerRole) -> RouterTraffic {
+        let (now, rng) = (Clock::system().now(), Rng::system());
+        let own = self
+            .authority
+            .credentials(role, "test", now, &rng)
+            .expect("credentials");
+        let address = format!("https://{}", self.machine(name).at(CONTROL));
+        RouterTraffic::remote(&address, &Own::new(own)).expect("an address")
+    }
+
+    /// Versions with weight at the router of a host.
+    pub(super) async fn weights(&self, name: &str) -> Vec<(String, u32)> {
+        let reading = self
+            .channel(name, PeerRole::Deployer)
+            .read("shop/production")
+            .await
+            .expect("read");
+        let table = reading.table.expect("a table");
+        table.check().expect("a whole table");
+        let carrying = table
+            .versions
+            .into_iter()
+            .filter(|share| share.weight_bp > 0);
+        carrying
+            .map(|share| (share.version, share.weight_bp))
+            .collect()
+    }
+
+    /// Waits until the router of a host gives everything to this version.
+    pub(super) async fn carries(&self, name: &str, version: &str) {
+        let wanted = (version.to_owned(), 10_000);
+        let router = self.channel(name, PeerRole::Deployer);
+        let what = format!("host {name} carries {version}");
+        let reached = eventually(&what, ENDS, || async {
+            let table = router.read("shop/production").await.ok()?.table?;
+            let carrying = table
+                .versions
+                .into_iter()
+                .filter(|share| share.weight_bp > 0);
+            let weights: Vec<_> = carrying
+                .map(|share| (share.version, share.weight_bp))
+                .collect();
+            (weights == [wanted.clone()]).then_some(())
+        });
+        reached.await.expect("reached");
+    }
+
+    /// Nobody but a coordinator of this installation.
+    pub(super) async fn others_are_refused(&self, name: &str) {
+        assert!(
+            self.channel(name, PeerRole::Deployer)
+                .read("")
+                .await
+                .is_ok()
+        );
+        for role in [
+            PeerRole::Agent,
+            PeerRole::Cache,
+            PeerRole::Dispatcher,
+            PeerRole::Router,
+        ] {
+            let error = self
+                .channel(name, role)
+                .read("")
+                .await
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains("for deployers"), "{role}: {error}");
+        }
+        let (now, rng) = (Clock::system().now(), Rng::system());
+        let stranger = Authority::create(now).expect("an authority");
+        let own = stranger
+            .credentials(PeerRole::Deployer, "node", now, &rng)
+            .expect("credentials");
+        let address = format!("https://{}", self.machine(name).at(CONTROL));
+        let router = RouterTraffic::remote(&address, &Own::new(own)).expect("an address");
+        assert!(
+            router.read("").await.is_err(),
+            "a coordinator of another installation"
+        );
+    }
+
+    /// Containers of a version that run on a host.
+    pub(super) fn running(&self, name: &str, version: &str) -> Vec<String> {
+        let filter = format!("label=slipway.version={version}");
+        let list = self
+            .machine(name)
+            .docker(&["ps", "-q", "--filter", &filter], &[]);
+        list.lines().map(str::to_owned).collect()
+    }
+
+    pub(super) async fn word(&self, name: &str) -> String {
+        let asked = reqwest::get(format!("http://{}/", self.machine(name).at(SERVES))).await;
+        let answer = asked.expect("answered").text().await.expect("whole");
+        answer.trim().to_owned()
+    }
+
+    pub(super) fn clients(&self) -> Vec<traffic::Traffic> {
+        let names: Vec<&str> = self
+            .machines
+            .iter()
+            .map(|machine| machine.name.as_str())
+            .collect();
+        self.clients_of(&names)
+    }
+
+    pub(super) fn clients_of(&self, names: &[&str]) -> Vec<traffic::Traffic> {
+        let start =
+            |name: &&str| traffic::Traffic::start(self.machine(name).at(SERVES), CONNECTIONS);
+        names.iter().map(start).collect()
+    }
+
+    pub(super) async fn none_failed(&self, clients: Vec<traffic::Traffic>) {
+        let mut answered = 0;
+        for one in clients {
+            let seen = one.stop().await;
+            answered += seen.answers.values().sum::<u64>();
+            assert_eq!(
+                seen.failures.len(),
+                0,
+                "of {answered}: {:?}",
+                seen.failures.first()
+            );
+        }
+        assert!(answered > 300, "only {answered} requests");
+        // For whoever reads the figures of a run.
+        let text = format!("requests: {answered}, failed: 0\n");
+        let _closed = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // First the coordinator: it would bring back what is removed.
+        if let Some(mut process) = self.coordinator.take() {
+            process.kill();
+        }
+        for router in &self.routers {
+            router.signal("CONT");
+        }
+    }
+}
+
+fn router(machine: &Machine, authority: &Authority) -> Process {
+    let state: PathBuf = machine.dir().join("router");
+    std::fs::create_dir_all(&state).expect("a folder");
+    let (now, rng) = (Clock::system().now(), Rng::system());
+    let own = authority.credentials(PeerRole::Router, &machine.name, now, &rng);
+    own.and_then(|own| own.save(&state.join(slipway_router::IDENTITY_FILE)))
+        .expect("kept");
+    let text = format!(
+        "state_dir = '{}'\nhealth_address = ''\ncontrol_address = '{}'\n",
+        state.display(),
+        machine.at(CONTROL),
+    );
+    let config = machine.dir().join("router.toml");
+    std::fs::write(&config, text).expect("written");
+    let (config, binary) = (
+        config.display().to_string(),
+        crate::binary().display().to_string(),
+    );
+    machine.run_in(
+        std::path::Path::new("router.log"),
+        &[&binary, "router", "--config", &config],
+    )
+}
+
+/// A deploy section whose looks are as short as they can be.
+fn section(strategy: &str) -> Value {
+    let (strategy, bake) = match strategy {
+        "slow-canary" => ("canary", 25_000),
+        other => (other, 2_000),
+    };
+    let step = |weight: u32| json!({ "weight_bp": weight, "bake_ms": bake, "approval": false });
+    let steps = match strategy {
+        "canary" => vec![step(1_000), step(5_000), step(10_000)],
+        _ => vec![],
+    };
+    json!({
+        "service": "shop", "image": "x", "port": 8080, "replicas": 4,
+        "health_path": "/health",
+        "environments": [{
+            "name": "production", "auto": true, "after": [], "target": "",
+            "strategy": strategy, "steps": steps, "smoke": [{ "http": {
+                "path": "/index.html", "expect": 200, "contains": null, "within_ms": 2_000
+            } }], "approval": null,
+            "watch_ms": 1_000, "retain_old_ms": 600_000, "drain_ms": 5_000, "replicas": null,
+            "environment": {}, "memory_bytes": 0, "cpu_millis": 0,
+            "max_surge_percent": 25, "max_unavailable_percent": 0, "gates": null,
+            "on_failure": "rollback", "require_staging": true,
+        }],
+    })
+}
