@@ -112,7 +112,7 @@ pub struct Policy {
     #[serde(default)]
     pub max_error_ppm: u64,
     /// What manifests of a service may ask for beyond the usual, on Kubernetes.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Allowed::is_usual")]
     pub pods: Allowed,
     /// When nothing starts here.
     #[serde(default)]

@@ -54,6 +54,20 @@ fn key(kind: &str, name: String) -> (String, String) {
     (kind.to_owned(), name)
 }
 
+/// Retires a version under each of these generations.
+async fn retired(
+    target: &KubernetesTarget,
+    place: &Place,
+    version: &VersionSpec,
+    generations: std::ops::RangeInclusive<u64>,
+) {
+    for generation in generations {
+        let id = &version.version_id;
+        let retired = target.retire(fence(2, generation), place, id, Duration::ZERO);
+        retired.await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_version_brings_what_it_needs_repeats_itself_and_leaves_nothing() {
     let (objects, cluster) = serve().await;
@@ -98,15 +112,7 @@ async fn a_version_brings_what_it_needs_repeats_itself_and_leaves_nothing() {
         "{stale:?}"
     );
     // Gone, and gone back to: what is stored of the version is enough.
-    for generation in 2..=3 {
-        let retired = target.retire(
-            fence(2, generation),
-            &place,
-            &new.version_id,
-            Duration::ZERO,
-        );
-        retired.await.unwrap();
-    }
+    retired(&target, &place, &new, 2..=3).await;
     locked(&objects, |objects| {
         assert!(objects.all.is_empty(), "{:?}", objects.all)
     });
@@ -119,15 +125,7 @@ async fn a_version_brings_what_it_needs_repeats_itself_and_leaves_nothing() {
         let theirs = objects.all.get_mut(&settings).unwrap();
         theirs["metadata"]["labels"] = json!({"slipway.dev/version": "another"});
     });
-    for generation in 5..=6 {
-        let retired = target.retire(
-            fence(2, generation),
-            &place,
-            &new.version_id,
-            Duration::ZERO,
-        );
-        retired.await.unwrap();
-    }
+    retired(&target, &place, &new, 5..=6).await;
     locked(&objects, |objects| {
         let left: Vec<_> = objects.all.keys().collect();
         assert_eq!(left, [&settings]);

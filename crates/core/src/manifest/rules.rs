@@ -50,6 +50,15 @@ pub struct Allowed {
     pub service_accounts: BTreeSet<String>,
 }
 
+impl Allowed {
+    /// Whether nothing is allowed beyond the usual: then it is not written down, and an older coordinator reads
+    /// the policy all the same.
+    #[must_use]
+    pub fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 fn is_set(node: &Node) -> bool {
     let nothing = node.boolean() == Some(false) || node.kind() == "nothing";
     let empty = node.list().is_some_and(<[Node]>::is_empty)
