@@ -64,7 +64,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "identity",
         ],
     ),
-    ("router", &["core", "proto", "daemon"]),
+    ("router", &["core", "proto", "daemon", "identity"]),
 ];
 
 /// Where a vendor crate lives; nowhere else.

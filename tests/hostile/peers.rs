@@ -17,7 +17,8 @@ use tonic::transport::Channel;
 use tonic::{Code, Request};
 use tonic_prost::ProstCodec;
 
-/// These listen on sockets in the file system, which say who may connect.
+/// These listen on sockets in the file system, which say who may connect. A router that is controlled over TLS as well is
+/// asked by every role in the tests of several hosts.
 const LOCAL: [&str; 3] = [
     "slipway.v1.Cache",
     "slipway.v1.CacheDoors",

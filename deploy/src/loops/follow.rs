@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use slipway_core::rollout::InstanceView;
 use slipway_core::traffic::{FULL_BP, Fence, Instance, Share, Stickiness, TrafficTable};
 use slipway_store::{EnvironmentRow, ServiceRow};
 
@@ -66,17 +67,7 @@ async fn follow_one(
     if several::brought_back(coordinator, &adapters, &place, &good, &seen).await? {
         return Ok(());
     }
-    let live: Vec<Instance> = seen
-        .remove(&good)
-        .unwrap_or_default()
-        .into_iter()
-        .filter_map(|one| {
-            Some(Instance {
-                id: one.id,
-                address: one.address?,
-            })
-        })
-        .collect();
+    let live = live_of(seen.remove(&good).unwrap_or_default());
     let route = format!("{}/{}", service.name, environment.name);
     let reading = adapters.traffic.read(&route).await?;
     let now = coordinator.clock.now().as_millis();
@@ -124,6 +115,17 @@ async fn follow_one(
     let (service, environment) = (&service.name, &environment.name);
     tracing::info!(service, environment, "traffic follows its instances");
     Ok(())
+}
+
+/// Those that are running.
+fn live_of(instances: Vec<InstanceView>) -> Vec<Instance> {
+    let live = instances.into_iter().filter_map(|one| {
+        Some(Instance {
+            id: one.id,
+            address: one.address?,
+        })
+    });
+    live.collect()
 }
 
 /// Whether a table gives all traffic to exactly these instances of a version.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use slipway_core::rollout::{
-    Effect, InstanceView, Kind, Needs, Observed, Phase, Refusal, RolloutPlan, Smoke, State,
+    Effect, Health, InstanceView, Kind, Needs, Observed, Phase, Refusal, RolloutPlan, Smoke, State,
     TargetView, TrafficView, instances_at, standing, unheard,
 };
 use slipway_core::traffic::{FULL_BP, TrafficTable};
@@ -55,57 +55,14 @@ pub(super) async fn observe(
         gates::before(driver, state).await;
     }
     if needs.traffic {
-        let read = driver.adapters.traffic.read(&driver.route).await;
-        let since = *driver.memory.seen_router_at.get_or_insert(now);
-        match read {
-            Ok(reading) if not_enough(driver, state).is_some() => {
-                // What some of them say is used for the way back, and proves nothing.
-                driver.memory.table.clone_from(&reading.table);
-                let why = not_enough(driver, state).unwrap_or_default();
-                tracing::warn!(rollout = driver.id, why, "not every router can be read");
-                observed.blind_for = now.saturating_sub(since);
-            }
-            Ok(reading) => {
-                driver.memory.seen_router_at = Some(now);
-                driver.memory.table.clone_from(&reading.table);
-                observed.traffic = Some(traffic_view(&reading, &plan));
-                observed.gates = gates::judge(driver, row, state, &reading).await;
-            }
-            Err(error) => {
-                tracing::warn!(rollout = driver.id, %error, "cannot read the router");
-                observed.blind_for = now.saturating_sub(since);
-                if let Some(step) = &state.step {
-                    driver.not_done(step.effect, error.into());
-                }
-            }
-        }
+        look_at_traffic(driver, row, state, &mut observed).await;
     }
     let instances = match (&observed.target, &driver.memory.target) {
         (Some(target), _) | (None, Some(target)) => target.new.clone(),
         (None, None) => Vec::new(),
     };
     if needs.health {
-        let prober = driver.coordinator.prober.clone();
-        let passes = plan.timings.warm_passes;
-        let memory = &mut driver.memory.health;
-        // Of this step's instances: later ones come with their weight.
-        let mut some = plan.new.clone();
-        some.replicas = instances_at(&plan, weight_at(&plan, state));
-        let hosts = driver.adapters.target.hosts();
-        if !hosts.is_empty() {
-            some.replicas = standing(
-                &instances,
-                &hosts,
-                some.replicas,
-                plan.new.replicas,
-                plan.kind == Kind::Rollback,
-            )
-            .wanted;
-        }
-        let via = &driver.adapters.traffic;
-        let health = prober
-            .health(memory, &some, passes, &instances, now, via)
-            .await;
+        let health = look_at_health(driver, state, &instances, now).await;
         observed.health = Some(health);
     }
     if needs.smoke {
@@ -131,6 +88,65 @@ pub(super) async fn observe(
         driver.memory.partial = None;
     }
     observed
+}
+
+/// A round of health checks of the present step's instances.
+async fn look_at_health(
+    driver: &mut Driver<'_>,
+    state: &State,
+    instances: &[InstanceView],
+    now: Duration,
+) -> Health {
+    let plan = driver.plan.clone();
+    let prober = driver.coordinator.prober.clone();
+    // Of this step's instances: later ones come with their weight.
+    let mut some = plan.new.clone();
+    some.replicas = instances_at(&plan, weight_at(&plan, state));
+    let hosts = driver.adapters.target.hosts();
+    if !hosts.is_empty() {
+        let (count, all) = (some.replicas, plan.new.replicas);
+        let going_back = plan.kind == Kind::Rollback;
+        some.replicas = standing(instances, &hosts, count, all, going_back).wanted;
+    }
+    let (via, passes) = (&driver.adapters.traffic, plan.timings.warm_passes);
+    let memory = &mut driver.memory.health;
+    prober
+        .health(memory, &some, passes, instances, now, via)
+        .await
+}
+
+/// What the routers say, and the gates of it; not known where it is not enough to go by.
+async fn look_at_traffic(
+    driver: &mut Driver<'_>,
+    row: &RolloutRow,
+    state: &State,
+    observed: &mut Observed,
+) {
+    let now = driver.coordinator.clock.monotonic();
+    let read = driver.adapters.traffic.read(&driver.route).await;
+    let since = *driver.memory.seen_router_at.get_or_insert(now);
+    match read {
+        Ok(reading) if not_enough(driver, state).is_some() => {
+            // What some of them say is used for the way back, and proves nothing.
+            driver.memory.table.clone_from(&reading.table);
+            let why = not_enough(driver, state).unwrap_or_default();
+            tracing::warn!(rollout = driver.id, why, "not every router can be read");
+            observed.blind_for = now.saturating_sub(since);
+        }
+        Ok(reading) => {
+            driver.memory.seen_router_at = Some(now);
+            driver.memory.table.clone_from(&reading.table);
+            observed.traffic = Some(traffic_view(&reading, &driver.plan));
+            observed.gates = gates::judge(driver, row, state, &reading).await;
+        }
+        Err(error) => {
+            tracing::warn!(rollout = driver.id, %error, "cannot read the router");
+            observed.blind_for = now.saturating_sub(since);
+            if let Some(step) = &state.step {
+                driver.not_done(step.effect, error.into());
+            }
+        }
+    }
 }
 
 /// Why what the routers said is not enough to go by.

@@ -16,7 +16,7 @@ use tonic::{Code, Status};
 
 use super::{Reading, Traffic, TrafficError};
 
-/// A router is on this host: whatever takes longer hangs.
+/// A router answers from memory and one small write: whatever takes longer hangs.
 const CALL_LIMIT: Duration = Duration::from_secs(5);
 
 /// How much longer than the instance the router may take to say what it said.

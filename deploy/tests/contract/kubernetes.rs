@@ -8,7 +8,8 @@ use slipway_deploy::targets::{KubernetesTarget, Place, Target, TargetError};
 use slipway_deploy::traffic::{KubernetesTraffic, Traffic, TrafficError};
 
 use super::cluster::{NAMESPACE, locked, serve};
-use super::suites::{fence, table, target_suite, traffic_suite, ulid, version};
+use super::suites::{fence, target_suite, traffic_suite, ulid, version};
+use super::table;
 
 fn image() -> String {
     format!("registry.test/shop@sha256:{}", "a".repeat(64))

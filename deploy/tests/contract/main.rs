@@ -19,6 +19,15 @@ use slipway_deploy::traffic::{RouterTraffic, Traffic, TrafficError};
 
 use suites::{fence, target_suite, traffic_suite, ulid, version};
 
+/// A table of one host.
+fn table(
+    service: &str,
+    listen: &str,
+    weights: &[(&str, u32)],
+) -> slipway_core::traffic::TrafficTable {
+    suites::table_on(service, listen, weights, &[""])
+}
+
 #[tokio::test]
 async fn the_fake_target_keeps_the_contract() {
     target_suite(&FakeTarget::default(), "x").await;

@@ -122,11 +122,7 @@ pub(crate) async fn target_suite_on(target: &dyn Target, image: &str, hosts: usi
         .output();
 }
 
-pub(crate) fn table(service: &str, listen: &str, weights: &[(&str, u32)]) -> TrafficTable {
-    table_on(service, listen, weights, &[""])
-}
-
-/// The same with an instance on each of these hosts (`@name`).
+/// A table with an instance of each version on each of these hosts (`@name`; `""` = the only one).
 pub(crate) fn table_on(
     service: &str,
     listen: &str,

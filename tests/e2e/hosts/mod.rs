@@ -1,6 +1,8 @@
 //! A service on several hosts: real engines over mutual TLS in network namespaces of their own, a real router on each,
 //! one coordinator beside them.
 
+mod parts;
+#[expect(dead_code, reason = "the suites of one host are other tests'")]
 #[path = "../../../deploy/tests/contract/suites.rs"]
 mod suites;
 mod world;

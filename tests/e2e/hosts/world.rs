@@ -1,11 +1,9 @@
 //! The hosts of a test, their routers, the coordinator beside them, and what is asked of them. Judges nothing.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Value, json};
 use slipway_core::access::PeerRole;
 use slipway_daemon::{Clock, Rng};
 use slipway_deploy::several::{Host, Hosts, SeveralRouters, SeveralTargets};
@@ -21,6 +19,7 @@ use slipway_tests::{
     EngineAuthority, Machine, Process, eventually, free_address, require, traffic,
 };
 
+use super::parts::{router, section};
 use crate::rollout::deployer;
 
 const UP: Duration = Duration::from_secs(30);
@@ -29,7 +28,7 @@ const ENDS: Duration = Duration::from_secs(180);
 /// Connections to each host, never idle for long.
 const CONNECTIONS: usize = 8;
 const SERVES: u16 = 8080;
-const CONTROL: u16 = 7706;
+pub(super) const CONTROL: u16 = 7706;
 
 pub(super) struct World {
     pub(super) good: String,
@@ -484,55 +483,4 @@ impl Drop for World {
             router.signal("CONT");
         }
     }
-}
-
-fn router(machine: &Machine, authority: &Authority) -> Process {
-    let state: PathBuf = machine.dir().join("router");
-    std::fs::create_dir_all(&state).expect("a folder");
-    let (now, rng) = (Clock::system().now(), Rng::system());
-    let own = authority.credentials(PeerRole::Router, &machine.name, now, &rng);
-    own.and_then(|own| own.save(&state.join(slipway_router::IDENTITY_FILE)))
-        .expect("kept");
-    let text = format!(
-        "state_dir = '{}'\nhealth_address = ''\ncontrol_address = '{}'\n",
-        state.display(),
-        machine.at(CONTROL),
-    );
-    let config = machine.dir().join("router.toml");
-    std::fs::write(&config, text).expect("written");
-    let (config, binary) = (
-        config.display().to_string(),
-        crate::binary().display().to_string(),
-    );
-    machine.run_in(
-        std::path::Path::new("router.log"),
-        &[&binary, "router", "--config", &config],
-    )
-}
-
-/// A deploy section whose looks are as short as they can be.
-fn section(strategy: &str) -> Value {
-    let (strategy, bake) = match strategy {
-        "slow-canary" => ("canary", 25_000),
-        other => (other, 2_000),
-    };
-    let step = |weight: u32| json!({ "weight_bp": weight, "bake_ms": bake, "approval": false });
-    let steps = match strategy {
-        "canary" => vec![step(1_000), step(5_000), step(10_000)],
-        _ => vec![],
-    };
-    json!({
-        "service": "shop", "image": "x", "port": 8080, "replicas": 4,
-        "health_path": "/health",
-        "environments": [{
-            "name": "production", "auto": true, "after": [], "target": "",
-            "strategy": strategy, "steps": steps, "smoke": [{ "http": {
-                "path": "/index.html", "expect": 200, "contains": null, "within_ms": 2_000
-            } }], "approval": null,
-            "watch_ms": 1_000, "retain_old_ms": 600_000, "drain_ms": 5_000, "replicas": null,
-            "environment": {}, "memory_bytes": 0, "cpu_millis": 0,
-            "max_surge_percent": 25, "max_unavailable_percent": 0, "gates": null,
-            "on_failure": "rollback", "require_staging": true,
-        }],
-    })
 }

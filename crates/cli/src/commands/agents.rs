@@ -27,7 +27,7 @@ pub(crate) enum Agents {
         /// How many may join with it.
         #[arg(long, default_value_t = 1)]
         uses: u32,
-        /// What joins: `agent`, `cache`, or `deployer` (a coordinator).
+        /// What joins: `agent`, `cache`, `router`, or `deployer` (a coordinator).
         #[arg(long, default_value = "agent")]
         role: String,
     },

@@ -240,6 +240,17 @@ pub fn standing(
     found
 }
 
+/// Whether nothing of a version is left but on hosts that say nothing: that is removed when they are back.
+pub(super) fn is_gone(instances: &[InstanceView], hosts: &[HostView]) -> bool {
+    let silent = |one: &InstanceView| {
+        let host = host_of(&one.id).1;
+        hosts
+            .iter()
+            .any(|known| Some(known.name.as_str()) == host && known.is_silent())
+    };
+    instances.iter().all(silent)
+}
+
 /// The table of one host's router, out of the whole one. What the host has is in `whole`; of a version that is not
 /// seen there, what its router knows (`current`) goes on. A host without the new version gives stable everything.
 /// `None` = there is nothing that could carry traffic there.

@@ -145,6 +145,18 @@ fn of(version: &str, host: &str, count: u32) -> Vec<InstanceView> {
 }
 
 #[test]
+fn what_is_left_on_a_silent_host_holds_nobody_up_and_what_is_left_elsewhere_does() {
+    let left = of("new", "b", 1);
+    let heard = [host("a", None, None), host("b", None, None)];
+    assert!(!is_gone(&left, &heard) && is_gone(&[], &heard));
+    assert!(is_gone(
+        &left,
+        &[host("a", None, None), host("b", None, Some(4))]
+    ));
+    assert!(!is_gone(&left, &[]), "one host alone: what is left is left");
+}
+
+#[test]
 fn every_host_has_a_canary_and_one_that_is_out_is_not_waited_for() {
     let mut hosts = vec![
         host("a", None, None),

@@ -2,6 +2,7 @@
 
 use super::Decision;
 use crate::pipeline::Strategy;
+use crate::rollout::hosts::is_gone;
 use crate::rollout::{Effect, Kind, Next, Phase, Plan, StepStatus, TargetView, Transition};
 
 /// How much longer than the drain itself its answer may take.
@@ -96,7 +97,7 @@ impl Decision<'_> {
             .observed()
             .target
             .as_ref()
-            .map(|target| target.new.is_empty());
+            .map(|target| is_gone(&target.new, &self.observed().hosts));
         self.drive(Effect::RetireNew, gone, Some(then))
     }
 }
