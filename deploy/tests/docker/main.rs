@@ -106,15 +106,11 @@ impl Place {
             free.local_addr().unwrap().to_string()
         };
         let target = EnvironmentTarget {
-            docker_hosts: vec![],
-            prometheus: None,
             kind: "docker".to_owned(),
             docker: "unix:///var/run/docker.sock".to_owned(),
-            kubernetes: None,
             router: format!("unix://{}", socket.display()),
             listen: listen.clone(),
-            hosts: vec![],
-            services: std::collections::BTreeMap::new(),
+            ..EnvironmentTarget::default()
         };
         let environment_id = Rng::system().ulid(now);
         let policy = Policy::default();

@@ -2,7 +2,11 @@
 //! one coordinator beside them.
 
 mod parts;
-#[expect(dead_code, reason = "the suites of one host are other tests'")]
+#[expect(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "the suites of one host are other tests', and a test stops at what it did not expect"
+)]
 #[path = "../../../deploy/tests/contract/suites.rs"]
 mod suites;
 mod world;
