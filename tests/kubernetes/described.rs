@@ -1,7 +1,6 @@
 //! Services whose pods are described by the user: by manifests, and by a chart that helm itself renders.
 //! Whole rollouts under the shipped rights, and what is in the cluster afterwards.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -301,17 +300,13 @@ async fn what_the_api_server_refuses_fails_at_once_in_its_words_and_leaves_nothi
 fn target(account: &Path) -> EnvironmentTarget {
     EnvironmentTarget {
         kind: "kubernetes".to_owned(),
-        docker: String::new(),
         kubernetes: Some(KubernetesPlace {
             namespace: "described-push".to_owned(),
             kubeconfig: account.display().to_string(),
             ..KubernetesPlace::default()
         }),
-        router: String::new(),
-        prometheus: None,
         listen: "shop.test:80".to_owned(),
-        hosts: vec![],
-        services: BTreeMap::new(),
+        ..EnvironmentTarget::default()
     }
 }
 
