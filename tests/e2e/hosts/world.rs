@@ -79,17 +79,7 @@ impl World {
             let machine = Machine::start(name, folder.path(), &engines).await;
             let _loaded = machine.docker(&["load"], &busybox);
             routers.push(router(&machine, &authority));
-            docker_hosts.push(DockerPlace {
-                name: (*name).to_owned(),
-                docker: format!("tcp://{}", machine.at(2376)),
-                tls: Some(EngineTls {
-                    ca: engines.file("ca.pem"),
-                    cert: engines.file("client.pem"),
-                    key: engines.file("client.key"),
-                }),
-                router: format!("https://{}", machine.at(CONTROL)),
-                listen: machine.at(SERVES).to_string(),
-            });
+            docker_hosts.push(place(&machine, &engines));
             machines.push(machine);
         }
         let db = Db::open(&Settings::Sqlite(folder.path().join("slipway.db")))
@@ -407,7 +397,7 @@ impl World {
                 .channel(name, role)
                 .read("")
                 .await
-                .unwrap_err()
+                .expect_err("another role controls a router")
                 .to_string();
             assert!(error.contains("for deployers"), "{role}: {error}");
         }
@@ -470,6 +460,21 @@ impl World {
         // For whoever reads the figures of a run.
         let text = format!("requests: {answered}, failed: 0\n");
         let _closed = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
+    }
+}
+
+/// A host as it is registered.
+fn place(machine: &Machine, engines: &EngineAuthority) -> DockerPlace {
+    DockerPlace {
+        name: machine.name.clone(),
+        docker: format!("tcp://{}", machine.at(2376)),
+        tls: Some(EngineTls {
+            ca: engines.file("ca.pem"),
+            cert: engines.file("client.pem"),
+            key: engines.file("client.key"),
+        }),
+        router: format!("https://{}", machine.at(CONTROL)),
+        listen: machine.at(SERVES).to_string(),
     }
 }
 
