@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,10 +18,23 @@ use slipway_proto::v1::router_client::RouterClient;
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tonic::transport::{Channel, Endpoint, Uri};
 
-/// An address that nobody listens on now.
+/// Below what the kernel gives to connections that go out: such a port would be somebody's by the time it is used.
+const PORTS: std::ops::Range<u32> = 12_000..32_000;
+
+/// An address that nobody listens on now, nor gets by chance later.
 pub(crate) fn free_address() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().to_string()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Test processes that run side by side begin in different places.
+    let begin = std::process::id();
+    let mut ports = PORTS.map(|_| {
+        let step = begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        PORTS.start + step % (PORTS.end - PORTS.start)
+    });
+    let free = ports.find_map(|port| {
+        let address = format!("127.0.0.1:{port}");
+        std::net::TcpListener::bind(&address).ok().map(|_| address)
+    });
+    free.expect("a free port")
 }
 
 /// A router on a temporary folder.
