@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::control::Control;
 use crate::hand_over::{self, Offer};
 use crate::metrics::Traffic;
-use crate::proxy::{Proxy, TcpListeners, Workers};
+use crate::proxy::{Proxy, TcpListeners, Threads};
 use crate::services::Services;
 use crate::state_file::StateFile;
 use crate::tls::Tls;
@@ -84,10 +84,10 @@ pub async fn serve(config: Config, parts: Parts, shutdown: Shutdown) -> anyhow::
         log: log.clone(),
     };
     let handed = handed.unwrap_or_default();
-    let workers = Workers::start(config.threads).context("cannot start the threads of traffic")?;
+    let threads = Threads::start(config.threads).context("cannot start the threads of traffic")?;
     let listeners = {
         let (traffic, leaving) = (traffic.clone(), leaving.clone());
-        TcpListeners::new(proxy, tls.clone(), handed, workers, traffic, leaving)
+        TcpListeners::new(proxy, tls.clone(), handed, threads, traffic, leaving)
     };
     for trouble in services.restore(Box::new(listeners)).await {
         tracing::error!(trouble, "state was not whole");

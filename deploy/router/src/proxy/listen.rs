@@ -27,7 +27,7 @@ use super::client::Peer;
 use super::forward::Proxy;
 use super::headers::COUNT_MAX;
 use super::logged::Pending;
-use super::workers::Workers;
+use super::threads::Threads;
 use crate::hand_over::Handed;
 use crate::services::Listeners;
 use crate::tls::Tls;
@@ -50,7 +50,7 @@ pub(crate) struct TcpListeners {
     proxy: Proxy,
     tls: Tls,
     permits: Arc<Semaphore>,
-    workers: Arc<Workers>,
+    threads: Arc<Threads>,
     /// Connections of closed listeners end with it too.
     shutdown: Shutdown,
     /// Begins when a newer process accepts.
@@ -68,7 +68,7 @@ impl TcpListeners {
         proxy: Proxy,
         tls: Tls,
         handed: Handed,
-        workers: Workers,
+        threads: Threads,
         shutdown: Shutdown,
         leaving: Shutdown,
     ) -> Self {
@@ -79,7 +79,7 @@ impl TcpListeners {
             proxy,
             tls,
             permits,
-            workers: Arc::new(workers),
+            threads: Arc::new(threads),
             shutdown,
             leaving,
         }
@@ -104,7 +104,7 @@ impl Listeners for TcpListeners {
             proxy: self.proxy.clone(),
             tls: self.tls.acceptor(address),
             permits: Arc::clone(&self.permits),
-            workers: Arc::clone(&self.workers),
+            threads: Arc::clone(&self.threads),
             stop: stop.clone(),
             leaving: self.leaving.clone(),
             connections: self.shutdown.clone(),
@@ -159,7 +159,7 @@ struct Accepting {
     proxy: Proxy,
     tls: Option<TlsAcceptor>,
     permits: Arc<Semaphore>,
-    workers: Arc<Workers>,
+    threads: Arc<Threads>,
     stop: Shutdown,
     leaving: Shutdown,
     connections: Shutdown,
@@ -203,7 +203,7 @@ impl Accepting {
             leaving: self.leaving.clone(),
         });
         let stream = stream.into_std()?;
-        let placed = self.workers.place(|seat| {
+        let placed = self.threads.place(|seat| {
             let serving = serve(TcpStream::from_std(stream)?, self.tls.clone(), connection);
             self.connections.spawn("client connection", async move {
                 serving.await;

@@ -7,14 +7,14 @@ mod idle;
 mod listen;
 mod logged;
 mod pool;
+mod threads;
 mod upgrade;
 mod upstream;
-mod workers;
 
 pub(crate) use forward::Proxy;
 pub(crate) use listen::TcpListeners;
 pub(crate) use pool::Backend;
-pub(crate) use workers::Workers;
+pub(crate) use threads::Threads;
 
 use std::pin::Pin;
 use std::task::{Context, Poll};

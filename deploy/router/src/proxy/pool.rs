@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 
 use super::idle::IdlePolicy;
+use super::threads::{self, THREADS_MAX};
 use super::upstream::Upstream;
-use super::workers::{self, THREADS_MAX};
 
 /// Idle connections kept per instance and thread.
 const IDLE_MAX: usize = 256;
@@ -81,7 +81,7 @@ impl Backend {
 
     /// What is idle on this thread.
     fn idle<T>(&self, with: impl FnOnce(&mut Vec<Idle>) -> T) -> Option<T> {
-        let idle = self.idle.get(workers::lane())?;
+        let idle = self.idle.get(threads::lane())?;
         Some(with(
             &mut idle.lock().unwrap_or_else(PoisonError::into_inner),
         ))

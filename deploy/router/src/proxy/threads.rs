@@ -23,12 +23,12 @@ pub(super) fn lane() -> usize {
 }
 
 /// The threads. They end when this is dropped.
-pub(crate) struct Workers {
-    all: Vec<Worker>,
+pub(crate) struct Threads {
+    all: Vec<Thread>,
     end: Shutdown,
 }
 
-struct Worker {
+struct Thread {
     handle: Handle,
     connections: Arc<AtomicUsize>,
 }
@@ -42,7 +42,7 @@ impl Drop for Seat {
     }
 }
 
-impl Workers {
+impl Threads {
     /// Starts `count` threads; 0 = as many as there are cores.
     ///
     /// # Errors
@@ -51,28 +51,28 @@ impl Workers {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let count = if count == 0 { cores() } else { count };
         let end = Shutdown::new();
-        let begin = |lane| Worker::start(lane, end.clone());
-        let all: io::Result<Vec<Worker>> = (0..count.min(THREADS_MAX)).map(begin).collect();
+        let begin = |lane| Thread::start(lane, end.clone());
+        let all: io::Result<Vec<Thread>> = (0..count.min(THREADS_MAX)).map(begin).collect();
         Ok(Self { all: all?, end })
     }
 
     /// Calls `begin` in the context of the thread with the fewest connections. What it opens and spawns is there.
     pub(super) fn place<T>(&self, begin: impl FnOnce(Seat) -> T) -> Option<T> {
-        let load = |worker: &&Worker| worker.connections.load(Ordering::Relaxed);
-        let worker = self.all.iter().min_by_key(load)?;
-        worker.connections.fetch_add(1, Ordering::Relaxed);
-        let _here = worker.handle.enter();
-        Some(begin(Seat(Arc::clone(&worker.connections))))
+        let load = |thread: &&Thread| thread.connections.load(Ordering::Relaxed);
+        let thread = self.all.iter().min_by_key(load)?;
+        thread.connections.fetch_add(1, Ordering::Relaxed);
+        let _here = thread.handle.enter();
+        Some(begin(Seat(Arc::clone(&thread.connections))))
     }
 }
 
-impl Drop for Workers {
+impl Drop for Threads {
     fn drop(&mut self) {
         self.end.begin();
     }
 }
 
-impl Worker {
+impl Thread {
     fn start(lane: usize, end: Shutdown) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
@@ -95,17 +95,17 @@ mod tests {
 
     #[tokio::test]
     async fn connections_go_to_the_emptiest_thread_and_their_tasks_run_there() {
-        let workers = Workers::start(2).unwrap();
+        let threads = Threads::start(2).unwrap();
         let sit = |seat: Seat| {
             let lane = slipway_daemon::spawn("lane", async { lane() });
             (seat, lane)
         };
-        let (first, lane_a) = workers.place(sit).unwrap();
-        let (_second, lane_b) = workers.place(sit).unwrap();
+        let (first, lane_a) = threads.place(sit).unwrap();
+        let (_second, lane_b) = threads.place(sit).unwrap();
         assert_eq!(lane_a.await.unwrap(), Some(0));
         assert_eq!(lane_b.await.unwrap(), Some(1));
         drop(first);
-        let (_third, lane_c) = workers.place(sit).unwrap();
+        let (_third, lane_c) = threads.place(sit).unwrap();
         assert_eq!(lane_c.await.unwrap(), Some(0));
     }
 }
