@@ -23,7 +23,7 @@ mod usecases;
 
 pub use config::Config;
 pub use places::{
-    Adapters, Connect, DockerPlace, EngineTls, EnvironmentTarget, KubernetesPlace, Policy,
-    ServiceAddress, ensure_environment,
+    Adapters, Connect, DockerPlace, EnvironmentTarget, KubernetesPlace, Policy, ServiceAddress,
+    ensure_environment,
 };
 pub use run::{IDENTITY_FILE, Parts, run, serve};

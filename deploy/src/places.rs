@@ -11,7 +11,6 @@ use slipway_core::manifest::Allowed;
 use slipway_core::rollout::{Freeze, check_freezes};
 use slipway_core::time::Timestamp;
 use slipway_daemon::Clock;
-use slipway_docker::TlsFiles;
 use slipway_identity::Own;
 use slipway_store::{Db, EnvironmentRow, StoreError};
 
@@ -20,8 +19,8 @@ use crate::several::{Host, Hosts, SeveralRouters, SeveralTargets};
 use crate::targets::{DockerHost, KubernetesTarget, Target};
 use crate::traffic::{KubernetesTraffic, RouterTraffic, Traffic};
 
+pub use hosts::DockerPlace;
 pub(crate) use hosts::check_hosts;
-pub use hosts::{DockerPlace, EngineTls};
 
 /// Adapters kept open at once.
 const OPEN_MAX: usize = 256;
@@ -149,7 +148,6 @@ pub async fn ensure_environment(
         value.map_err(|error| StoreError::Corrupt(error.to_string()))
     };
     check_freezes(&policy.freeze).map_err(StoreError::Conflict)?;
-    check_hosts(&target.docker_hosts).map_err(StoreError::Conflict)?;
     if !target.docker_hosts.is_empty() {
         check(target).map_err(StoreError::Conflict)?;
     }
@@ -212,18 +210,10 @@ impl Connect for RealAdapters {
         if open.len() >= OPEN_MAX {
             open.clear();
         }
-        if !target.docker_hosts.is_empty() {
-            let adapters = self.several(target)?;
-            open.insert(key, adapters.clone());
-            return Ok(adapters);
-        }
-        let instances: Arc<dyn Target> = match &target.kubernetes {
-            Some(place) => Arc::new(KubernetesTarget::new(place.clone())),
-            None => Arc::new(DockerHost::new(&target.docker).map_err(|e| e.to_string())?),
-        };
-        let traffic: Arc<dyn Traffic> = match &target.kubernetes {
-            Some(place) if target.router.is_empty() => Arc::new(KubernetesTraffic::new(place)),
-            _ => Arc::new(RouterTraffic::new(&target.router).map_err(|e| e.to_string())?),
+        let (instances, traffic) = if target.docker_hosts.is_empty() {
+            one(target)?
+        } else {
+            self.several(&target.docker_hosts)?
         };
         let metrics: Option<Arc<dyn MetricSource>> = match &target.prometheus {
             Some(place) => Some(Arc::new(Prometheus::new(place)?)),
@@ -248,19 +238,12 @@ impl RealAdapters {
         }
     }
 
-    fn several(&self, target: &EnvironmentTarget) -> Result<Adapters, String> {
-        let mut all = Vec::with_capacity(target.docker_hosts.len());
-        for place in &target.docker_hosts {
+    fn several(&self, places: &[DockerPlace]) -> Result<Ports, String> {
+        let mut all = Vec::with_capacity(places.len());
+        for place in places {
             let said = |error: String| format!("host {}: {error}", place.name);
             let engine = match &place.tls {
-                Some(tls) => {
-                    let files = TlsFiles {
-                        ca: tls.ca.clone(),
-                        cert: tls.cert.clone(),
-                        key: tls.key.clone(),
-                    };
-                    DockerHost::remote(&place.docker, &files)
-                }
+                Some(files) => DockerHost::remote(&place.docker, files),
                 None => DockerHost::new(&place.docker),
             };
             let router = if place.router.starts_with("unix://") {
@@ -282,16 +265,25 @@ impl RealAdapters {
             });
         }
         let hosts = Hosts::new(all, self.clock.clone());
-        let metrics: Option<Arc<dyn MetricSource>> = match &target.prometheus {
-            Some(place) => Some(Arc::new(Prometheus::new(place)?)),
-            None => None,
-        };
-        Ok(Adapters {
-            target: Arc::new(SeveralTargets(Arc::clone(&hosts))),
-            traffic: Arc::new(SeveralRouters(hosts)),
-            metrics,
-        })
+        let target = Arc::new(SeveralTargets(Arc::clone(&hosts)));
+        Ok((target, Arc::new(SeveralRouters(hosts))))
     }
+}
+
+/// What carries instances and what carries their traffic.
+type Ports = (Arc<dyn Target>, Arc<dyn Traffic>);
+
+/// One engine and one router, or a cluster.
+fn one(target: &EnvironmentTarget) -> Result<Ports, String> {
+    let instances: Arc<dyn Target> = match &target.kubernetes {
+        Some(place) => Arc::new(KubernetesTarget::new(place.clone())),
+        None => Arc::new(DockerHost::new(&target.docker).map_err(|e| e.to_string())?),
+    };
+    let traffic: Arc<dyn Traffic> = match &target.kubernetes {
+        Some(place) if target.router.is_empty() => Arc::new(KubernetesTraffic::new(place)),
+        _ => Arc::new(RouterTraffic::new(&target.router).map_err(|e| e.to_string())?),
+    };
+    Ok((instances, traffic))
 }
 
 /// Whether a target is whole, and of a kind that is known.

@@ -30,6 +30,12 @@ pub(crate) struct Prober {
     client: reqwest::Client,
 }
 
+/// Whether an instance is healthy, as the router of its host finds out. Where nobody can ask so, being there must do.
+pub(crate) async fn is_healthy(via: &dyn Traffic, id: &str, address: &str, path: &str) -> bool {
+    let asked = via.ask(id, address, path, HEALTH_LIMIT).await;
+    asked.is_none_or(|answer| answer.is_ok_and(|(status, _)| (200..300).contains(&status)))
+}
+
 /// What is remembered of the instances of one version. Lives as long as its coordinator: after a
 /// restart the passes are counted again.
 #[derive(Default)]

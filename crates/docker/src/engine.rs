@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bollard::Docker;
+use serde::{Deserialize, Serialize};
 
 use crate::DockerError;
 
@@ -35,7 +36,8 @@ enum Place {
 }
 
 /// Files of one engine's mutual TLS, PEM: the names that `docker --tlscacert …` uses.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TlsFiles {
     /// The authority that the engine's certificate is signed by.
     pub ca: PathBuf,

@@ -97,11 +97,10 @@ async fn look_at_health(
     instances: &[InstanceView],
     now: Duration,
 ) -> Health {
-    let plan = driver.plan.clone();
-    let prober = driver.coordinator.prober.clone();
+    let plan = &driver.plan;
     // Of this step's instances: later ones come with their weight.
     let mut some = plan.new.clone();
-    some.replicas = instances_at(&plan, weight_at(&plan, state));
+    some.replicas = instances_at(plan, weight_at(plan, state));
     let hosts = driver.adapters.target.hosts();
     if !hosts.is_empty() {
         let (count, all) = (some.replicas, plan.new.replicas);
@@ -110,6 +109,7 @@ async fn look_at_health(
     }
     let (via, passes) = (&driver.adapters.traffic, plan.timings.warm_passes);
     let memory = &mut driver.memory.health;
+    let prober = &driver.coordinator.prober;
     prober
         .health(memory, &some, passes, instances, now, via)
         .await
@@ -125,21 +125,20 @@ async fn look_at_traffic(
     let now = driver.coordinator.clock.monotonic();
     let read = driver.adapters.traffic.read(&driver.route).await;
     let since = *driver.memory.seen_router_at.get_or_insert(now);
-    match read {
-        Ok(reading) if not_enough(driver, state).is_some() => {
+    match (read, not_enough(driver, state)) {
+        (Ok(reading), Some(why)) => {
             // What some of them say is used for the way back, and proves nothing.
             driver.memory.table.clone_from(&reading.table);
-            let why = not_enough(driver, state).unwrap_or_default();
             tracing::warn!(rollout = driver.id, why, "not every router can be read");
             observed.blind_for = now.saturating_sub(since);
         }
-        Ok(reading) => {
+        (Ok(reading), None) => {
             driver.memory.seen_router_at = Some(now);
             driver.memory.table.clone_from(&reading.table);
             observed.traffic = Some(traffic_view(&reading, &driver.plan));
             observed.gates = gates::judge(driver, row, state, &reading).await;
         }
-        Err(error) => {
+        (Err(error), _) => {
             tracing::warn!(rollout = driver.id, %error, "cannot read the router");
             observed.blind_for = now.saturating_sub(since);
             if let Some(step) = &state.step {

@@ -2,10 +2,10 @@
 //! what is refused before it is stored.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use slipway_core::rollout::HOSTS_MAX;
+use slipway_docker::TlsFiles;
 
 /// Longest name of a host.
 const NAME_MAX: usize = 63;
@@ -20,24 +20,12 @@ pub struct DockerPlace {
     pub docker: String,
     /// For `tcp://`: files on the coordinator's host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tls: Option<EngineTls>,
+    pub tls: Option<TlsFiles>,
     /// Its router: `https://host:7706` (the certificates of the installation), or `unix:///…/router.sock`.
     pub router: String,
     /// Where its router serves the environment's services, when not at the environment's address.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub listen: String,
-}
-
-/// Files of one engine's mutual TLS, PEM, on the coordinator's host.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EngineTls {
-    /// The authority of the engine's certificate.
-    pub ca: PathBuf,
-    /// The coordinator's certificate for this engine.
-    pub cert: PathBuf,
-    /// Its key.
-    pub key: PathBuf,
 }
 
 /// Whether these hosts can be deployed to, as far as they say themselves.
@@ -163,7 +151,7 @@ mod tests {
         DockerPlace {
             name: name.to_owned(),
             docker: format!("tcp://{name}.internal:2376"),
-            tls: Some(EngineTls {
+            tls: Some(TlsFiles {
                 ca: "/etc/slipway/ca.pem".into(),
                 cert: "/etc/slipway/cert.pem".into(),
                 key: "/etc/slipway/key.pem".into(),

@@ -7,17 +7,16 @@ use async_trait::async_trait;
 use slipway_core::rollout::{
     HostView, InstanceView, VersionSpec, at_host, host_of, share_of, wanted_at,
 };
-use slipway_core::traffic::Fence;
+use slipway_core::traffic::{Fence, TrafficTable};
 
 use super::{Hosts, Side};
+use crate::probes::is_healthy;
 use crate::targets::{Instances, Place, Target, TargetError};
 
 /// The first host's instances are healthy within this, before the others start.
 const BARRIER: Duration = Duration::from_secs(60);
 /// Between two looks at them.
 const BARRIER_LOOK: Duration = Duration::from_millis(250);
-/// For one health check.
-const HEALTH_LIMIT: Duration = Duration::from_secs(2);
 
 /// Several engines.
 pub struct SeveralTargets(pub Arc<Hosts>);
@@ -43,13 +42,20 @@ impl SeveralTargets {
         self.heard(index, answer)
     }
 
+    /// The tables of a host's router, or why they are not known.
+    async fn routed(&self, index: usize) -> Result<Vec<TrafficTable>, String> {
+        let limit = self.0.limit(index, Side::Router);
+        match tokio::time::timeout(limit, self.0.all[index].router.tables()).await {
+            Ok(answer) => answer.map_err(|error| error.to_string()),
+            Err(_) => Err("its router does not answer".to_owned()),
+        }
+    }
+
     /// A host whose engine says nothing, as its router knows it: whether the instances live is what health checks
     /// find out, which ask them through that router.
     async fn as_routed(&self, index: usize) -> Instances {
         let mut seen = Instances::new();
-        let limit = self.0.limit(index, Side::Router);
-        let asked = tokio::time::timeout(limit, self.0.all[index].router.tables()).await;
-        for table in asked.ok().and_then(Result::ok).into_iter().flatten() {
+        for table in self.routed(index).await.into_iter().flatten() {
             for share in table.versions {
                 let known = share.instances.into_iter().map(|one| InstanceView {
                     id: one.id,
@@ -78,15 +84,10 @@ impl SeveralTargets {
                 let mut healthy = !own.is_empty();
                 for one in &own {
                     healthy &= match &one.address {
+                        // Where nobody can ask so, the coordinator's own checks follow.
                         Some(address) => {
-                            let asked = host
-                                .router
-                                .ask(&one.id, address, &version.health_path, HEALTH_LIMIT)
-                                .await;
-                            // Nobody who could ask: the coordinator's own checks follow.
-                            asked.is_none_or(|answer| {
-                                answer.is_ok_and(|(status, _)| (200..300).contains(&status))
-                            })
+                            let path = &version.health_path;
+                            is_healthy(&*host.router, &one.id, address, path).await
                         }
                         None => false,
                     };
@@ -111,15 +112,9 @@ impl SeveralTargets {
 
     /// Whether instances of `version` on this host may be stopped: its router says that it sends none of it anything.
     async fn is_quiet(&self, index: usize, version: &str) -> Result<(), TargetError> {
-        let host = &self.0.all[index];
-        let limit = self.0.limit(index, Side::Router);
-        let unknown = |why: String| TargetError::Unknown(format!("host {}: {why}", host.name));
-        let asked = tokio::time::timeout(limit, host.router.tables()).await;
-        let tables = match asked {
-            Ok(Ok(tables)) => tables,
-            Ok(Err(error)) => return Err(unknown(error.to_string())),
-            Err(_) => return Err(unknown("its router does not answer".to_owned())),
-        };
+        let name = &self.0.all[index].name;
+        let unknown = |why: String| TargetError::Unknown(format!("host {name}: {why}"));
+        let tables = self.routed(index).await.map_err(unknown)?;
         if tables.iter().any(|table| table.weight_of(version) > 0) {
             let text = "its router still gives the version traffic: nothing of it is stopped there";
             return Err(unknown(text.to_owned()));

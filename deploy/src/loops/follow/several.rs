@@ -2,18 +2,14 @@
 //!
 //! Does not choose the version, and puts nothing into a table that is not healthy.
 
-use std::time::Duration;
-
 use slipway_core::rollout::{VersionSpec, host_of, wanted_at};
 use slipway_core::traffic::{Fence, Instance};
 
 use crate::places::Adapters;
+use crate::probes::is_healthy;
 use crate::run::Coordinator;
 use crate::targets::{Instances, Place};
 use crate::traffic::Reading;
-
-/// For one health check.
-const HEALTH_LIMIT: Duration = Duration::from_secs(2);
 
 async fn spec(coordinator: &Coordinator, version: &str) -> anyhow::Result<Option<VersionSpec>> {
     let row = coordinator.db.version(version).await?;
@@ -92,12 +88,7 @@ pub(super) async fn healthy(
             path = spec(coordinator, good).await?.map(|spec| spec.health_path);
         }
         let Some(path) = &path else { continue };
-        let asked = adapters
-            .traffic
-            .ask(&one.id, &one.address, path, HEALTH_LIMIT)
-            .await;
-        // Without anybody who could ask, running must do.
-        if asked.is_none_or(|answer| answer.is_ok_and(|(status, _)| (200..300).contains(&status))) {
+        if is_healthy(&*adapters.traffic, &one.id, &one.address, path).await {
             kept.push(one);
         }
     }
