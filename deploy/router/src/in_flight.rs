@@ -7,28 +7,14 @@
 
 use super::atomics::{AtomicBool, AtomicU64, Ordering};
 
-/// The requests at one version.
-#[derive(Debug)]
+/// The requests at one version; at first nobody is there, and everybody may come.
+#[derive(Debug, Default)]
 pub(crate) struct InFlight {
     count: AtomicU64,
     draining: AtomicBool,
 }
 
-impl Default for InFlight {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl InFlight {
-    /// Nobody is there, and everybody may come.
-    pub(crate) fn new() -> Self {
-        Self {
-            count: AtomicU64::new(0),
-            draining: AtomicBool::new(false),
-        }
-    }
-
     /// Counts a request in. False: the version drains, and the request, which is counted all the same until it
     /// [leaves](Self::leave), must not be sent there.
     pub(crate) fn enter(&self) -> bool {

@@ -23,7 +23,7 @@ struct Version {
 impl Version {
     fn new() -> Arc<Self> {
         Arc::new(Self {
-            in_flight: InFlight::new(),
+            in_flight: InFlight::default(),
             stopped: AtomicBool::new(false),
         })
     }
