@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use slipway_bench::figure::Figure;
+use slipway_bench::figure::{Figure, median};
 use slipway_cache::blobs::Disk;
 use slipway_cache::index::MemoryIndex;
 use slipway_cache::peers::{self, Peers};
@@ -57,11 +57,6 @@ fn cpu() -> f64 {
         .collect();
     let ticks = |at: usize| fields[at].parse::<f64>().unwrap();
     (ticks(11) + ticks(12)) / 100.0
-}
-
-fn median(mut all: Vec<f64>) -> f64 {
-    all.sort_by(f64::total_cmp);
-    all[all.len() / 2]
 }
 
 fn speed(took: Duration) -> f64 {
@@ -223,7 +218,7 @@ async fn measure() {
         }
         std::fs::remove_dir_all(folder).unwrap();
     }
-    let [fetch, raw, tcp, cpu, blobs] = all.map(median);
+    let [fetch, raw, tcp, cpu, blobs] = all.map(|one| median(&one));
     let print = |figure, value, unit, against, against_value| {
         Figure {
             bench: "cache_fetch",

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use slipway_bench::figure::Figure;
+use slipway_bench::figure::{Figure, median};
 use slipway_cache::Store;
 use slipway_cache::blobs::{Disk, Durable};
 use slipway_cache::index::SledIndex;
@@ -48,11 +48,6 @@ fn listed(folder: &Path) -> anyhow::Result<Duration> {
     Ok(began.elapsed())
 }
 
-fn median(mut all: Vec<Duration>) -> f64 {
-    all.sort();
-    all.get(all.len() / 2).map_or(0.0, Duration::as_secs_f64)
-}
-
 fn main() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let folder = dir.path().join("cache");
@@ -72,12 +67,12 @@ fn main() -> anyhow::Result<()> {
             let none = error.kind() == std::io::ErrorKind::NotFound;
             none.then_some(()).ok_or(error)
         })?;
-        rebuilds.push(known_after(&folder)?);
-        warm.push(known_after(&folder)?);
-        floor.push(listed(&folder)?);
+        rebuilds.push(known_after(&folder)?.as_secs_f64());
+        warm.push(known_after(&folder)?.as_secs_f64());
+        floor.push(listed(&folder)?.as_secs_f64());
     }
-    let floor = median(floor);
-    for (figure, value) in [("rebuild", median(rebuilds)), ("warm", median(warm))] {
+    let floor = median(&floor);
+    for (figure, value) in [("rebuild", median(&rebuilds)), ("warm", median(&warm))] {
         Figure {
             bench: "cache_index",
             figure,

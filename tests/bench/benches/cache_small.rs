@@ -9,11 +9,12 @@
 
 use std::io;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use slipway_bench::figure::Figure;
+use slipway_bench::figure::{Figure, median};
+use slipway_bench::peers::{Peer, installed};
 use slipway_bench::process::Process;
 use slipway_bench::routed::free;
 use slipway_cache_client::LocalCache;
@@ -26,28 +27,6 @@ const ENTRIES: usize = 10_000;
 const SIZE: usize = 4 * 1024;
 const CONNECTIONS: usize = 16;
 const ROUNDS: usize = 5;
-
-/// A peer's process; killed on drop.
-struct Peer(Child);
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        let _gone_already = self.0.kill();
-        let _reaped = self.0.wait();
-    }
-}
-
-fn peer(command: &mut Command) -> anyhow::Result<Peer> {
-    let command = command.stdin(Stdio::null()).stdout(Stdio::null());
-    let child = command.stderr(Stdio::null()).spawn()?;
-    Ok(Peer(child))
-}
-
-fn binary(name: &str) -> Option<std::path::PathBuf> {
-    let dirs = ["/usr/sbin", "/usr/bin", "/usr/local/bin"];
-    let paths = dirs.iter().map(|dir| Path::new(dir).join(name));
-    paths.into_iter().find(|path| path.exists())
-}
 
 /// Bytes that no two entries share and that do not shrink.
 fn content(number: usize) -> Vec<u8> {
@@ -150,11 +129,6 @@ fn per_second(took: Duration) -> f64 {
     ENTRIES as f64 / took.as_secs_f64()
 }
 
-fn median(mut all: Vec<f64>) -> f64 {
-    all.sort_by(f64::total_cmp);
-    all.get(all.len() / 2).copied().unwrap_or(0.0)
-}
-
 async fn up(address: &str) -> io::Result<()> {
     for _ in 0..500 {
         if TcpStream::connect(address).await.is_ok() {
@@ -205,14 +179,8 @@ async fn ours(client: &LocalCache, round: usize) -> anyhow::Result<(f64, f64)> {
     Ok((puts, gets))
 }
 
-/// Where a peer answers, for as long as this lives.
-struct Listening {
-    _peer: Peer,
-    at: String,
-}
-
-fn redis(dir: &Path) -> anyhow::Result<Option<Listening>> {
-    let Some(binary) = binary("redis-server") else {
+fn redis(dir: &Path) -> anyhow::Result<Option<Peer>> {
+    let Some(binary) = installed("redis-server") else {
         return Ok(None);
     };
     let listen = free()?;
@@ -220,14 +188,12 @@ fn redis(dir: &Path) -> anyhow::Result<Option<Listening>> {
     let mut command = Command::new(binary);
     command.args(["--bind", "127.0.0.1", "--port", port, "--save", ""]);
     command.args(["--appendonly", "yes", "--appendfsync", "always", "--dir"]);
-    Ok(Some(Listening {
-        _peer: peer(command.arg(dir))?,
-        at: listen,
-    }))
+    command.arg(dir);
+    Peer::start(command, "redis", listen).map(Some)
 }
 
-fn nginx(dir: &Path) -> anyhow::Result<Option<Listening>> {
-    let Some(binary) = binary("nginx") else {
+fn nginx(dir: &Path) -> anyhow::Result<Option<Peer>> {
+    let Some(binary) = installed("nginx") else {
         return Ok(None);
     };
     let files = dir.join("files");
@@ -247,10 +213,7 @@ fn nginx(dir: &Path) -> anyhow::Result<Option<Listening>> {
     std::fs::write(&config, text)?;
     let mut command = Command::new(binary);
     command.arg("-p").arg(dir).arg("-c").arg(&config);
-    Ok(Some(Listening {
-        _peer: peer(&mut command)?,
-        at: listen,
-    }))
+    Peer::start(command, "nginx", listen).map(Some)
 }
 
 async fn measure() -> anyhow::Result<()> {
@@ -274,8 +237,8 @@ async fn measure() -> anyhow::Result<()> {
     }
     let (redis, nginx) = (redis(dir.path())?, nginx(dir.path())?);
     let addresses = [
-        redis.as_ref().map(|one| one.at.as_str()),
-        nginx.as_ref().map(|one| one.at.as_str()),
+        redis.as_ref().map(|one| one.listen.as_str()),
+        nginx.as_ref().map(|one| one.listen.as_str()),
     ];
     for address in addresses.into_iter().flatten() {
         up(address).await?;
@@ -285,13 +248,13 @@ async fn measure() -> anyhow::Result<()> {
         let (put, got) = ours(&client, round).await?;
         puts.push(put);
         gets.push(got);
-        if let Some(Listening { at, .. }) = &redis {
+        if let Some(Peer { listen: at, .. }) = &redis {
             let prefix = format!("{round}/");
             let began = Instant::now();
             all(at, &Speaks::RedisSet { prefix }).await?;
             sets.push(per_second(began.elapsed()));
         }
-        if let Some(Listening { at, .. }) = &nginx {
+        if let Some(Peer { listen: at, .. }) = &nginx {
             let (prefix, token) = ("/".to_owned(), "none".to_owned());
             let began = Instant::now();
             all(at, &Speaks::HttpGet { prefix, token }).await?;
@@ -305,10 +268,10 @@ async fn measure() -> anyhow::Result<()> {
         Figure {
             bench: "cache_small",
             figure,
-            value: median(ours),
+            value: median(&ours),
             unit: "entries/s",
             against: if there { name } else { "not installed" },
-            against_value: median(theirs),
+            against_value: median(&theirs),
         }
         .print();
     }

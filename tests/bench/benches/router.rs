@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use slipway_bench::figure::{Figure, percentile};
+use slipway_bench::figure::{Figure, median, percentile};
 use slipway_bench::peers::{self, Peer};
 use slipway_bench::routed::{Routed, free};
 use slipway_bench::wire::{Client, Instance, Load, serve_if_asked};
@@ -34,12 +34,6 @@ fn main() -> anyhow::Result<()> {
 struct Seen {
     p50: Vec<f64>,
     throughput: Vec<f64>,
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
 }
 
 async fn measure() -> anyhow::Result<()> {

@@ -55,6 +55,14 @@ fn commit() -> String {
     }
 }
 
+/// The middle one of a few values (the upper one of two); 0 of none.
+#[must_use]
+pub fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
+}
+
 /// A percentile of durations, in milliseconds (nearest rank).
 #[must_use]
 #[expect(

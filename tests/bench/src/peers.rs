@@ -1,5 +1,5 @@
-//! HAProxy and nginx from the system's packages, measured beside our router. `None` where one is not
-//! installed.
+//! Programs of the system's packages that ours are measured beside; HAProxy and nginx before an instance. `None`
+//! where one is not installed.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -8,13 +8,29 @@ use std::time::Duration;
 use crate::routed::free;
 use crate::wire::Client;
 
-/// A running proxy; killed on drop.
+/// A running peer; killed on drop.
 pub struct Peer {
     child: Child,
     /// Which one.
     pub name: &'static str,
     /// Where it answers.
     pub listen: String,
+}
+
+impl Peer {
+    /// Starts one; it may not answer yet.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start(mut command: Command, name: &'static str, listen: String) -> anyhow::Result<Self> {
+        let command = command.stdin(Stdio::null()).stdout(Stdio::null());
+        let child = command.stderr(Stdio::null()).spawn()?;
+        Ok(Self {
+            child,
+            name,
+            listen,
+        })
+    }
 }
 
 impl Drop for Peer {
@@ -24,7 +40,9 @@ impl Drop for Peer {
     }
 }
 
-fn installed(binary: &str) -> Option<std::path::PathBuf> {
+/// Where a program of the system is.
+#[must_use]
+pub fn installed(binary: &str) -> Option<std::path::PathBuf> {
     ["/usr/sbin", "/usr/bin", "/usr/local/sbin"]
         .iter()
         .map(|dir| Path::new(dir).join(binary))
@@ -78,17 +96,8 @@ pub async fn nginx(dir: &Path, instance: &str) -> anyhow::Result<Option<Peer>> {
     up(command, "nginx", listen).await.map(Some)
 }
 
-async fn up(mut command: Command, name: &'static str, listen: String) -> anyhow::Result<Peer> {
-    let child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()?;
-    let peer = Peer {
-        child,
-        name,
-        listen,
-    };
+async fn up(command: Command, name: &'static str, listen: String) -> anyhow::Result<Peer> {
+    let peer = Peer::start(command, name, listen)?;
     for _ in 0..300 {
         if Client::new(&peer.listen).ask(false).await {
             return Ok(peer);
