@@ -6,16 +6,14 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::json;
-use slipway_core::access::PeerRole;
 use slipway_core::id::TokenId;
 use slipway_daemon::{Clock, Rng};
 use slipway_deploy::{EnvironmentTarget, Policy};
 use slipway_dispatcher::token::{self, Kind};
-use slipway_identity::connect;
 use slipway_proto::v1;
 use slipway_proto::v1::rollouts_client::RolloutsClient;
 use slipway_store::{Db, RolloutRow};
-use slipway_tests::{eventually, free_address, require, traffic};
+use slipway_tests::{free_address, require, rollouts, traffic};
 
 use crate::place::Place;
 
@@ -87,17 +85,11 @@ impl Service {
     }
 
     fn client(&self) -> RolloutsClient<tonic::transport::Channel> {
-        let address = format!("https://{}", self.coordinator);
-        let known_by = self.place.authority.fingerprint();
-        let channel = connect::pinned(&address, PeerRole::Deployer, &known_by);
-        RolloutsClient::new(channel.expect("an address"))
+        rollouts::client(self.coordinator, &self.place.authority)
     }
 
     fn signed<T>(&self, message: T) -> tonic::Request<T> {
-        let mut request = tonic::Request::new(message);
-        let value = format!("Bearer {}", self.secret).parse().expect("a header");
-        request.metadata_mut().insert("authorization", value);
-        request
+        rollouts::signed(&self.secret, message)
     }
 
     /// Begins a blue-green rollout; its id.
@@ -133,13 +125,7 @@ impl Service {
     }
 
     pub(crate) async fn roll_back(&self, id: &str) -> String {
-        let ask = v1::RollBackRequest {
-            deployment_id: id.to_owned(),
-            reason: "it is bad".to_owned(),
-            to: String::new(),
-        };
-        let asked = self.client().roll_back(self.signed(ask)).await;
-        asked.expect("accepted").into_inner().deployment_id
+        rollouts::roll_back(self.client(), &self.secret, id).await
     }
 
     pub(crate) async fn until(
@@ -148,12 +134,7 @@ impl Service {
         what: &str,
         good: impl Fn(&RolloutRow) -> bool,
     ) -> RolloutRow {
-        let what = format!("rollout {id} {what}");
-        let reached = eventually(&what, SOON, || async {
-            let row = self.db.rollout(id).await.expect("readable").expect("there");
-            good(&row).then_some(row)
-        });
-        reached.await.expect("reached")
+        rollouts::reaches(&self.db, (id, what), SOON, good).await
     }
 
     pub(crate) async fn ended(&self, id: &str) -> RolloutRow {

@@ -19,6 +19,7 @@ pub mod proxy;
 pub mod registry;
 pub mod require;
 pub mod rest;
+pub mod rollouts;
 pub mod several;
 pub mod traffic;
 pub mod wait;

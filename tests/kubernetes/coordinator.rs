@@ -11,11 +11,11 @@ use slipway_core::id::TokenId;
 use slipway_daemon::{Clock, Rng};
 use slipway_deploy::{EnvironmentTarget, KubernetesPlace, Policy};
 use slipway_dispatcher::token::{self, Kind};
-use slipway_identity::{Authority, connect};
+use slipway_identity::Authority;
 use slipway_proto::v1;
 use slipway_proto::v1::rollouts_client::RolloutsClient;
 use slipway_store::{Db, RolloutRow, Settings};
-use slipway_tests::{Process, eventually, free_address};
+use slipway_tests::{Process, eventually, free_address, rollouts};
 
 use crate::contract::image;
 
@@ -100,17 +100,11 @@ impl Coordinator {
     }
 
     fn client(&self) -> RolloutsClient<tonic::transport::Channel> {
-        let address = format!("https://{}", self.at);
-        let known_by = self.authority.fingerprint();
-        let channel = connect::pinned(&address, PeerRole::Deployer, &known_by);
-        RolloutsClient::new(channel.unwrap())
+        rollouts::client(self.at, &self.authority)
     }
 
     fn signed<T>(&self, message: T) -> tonic::Request<T> {
-        let mut request = tonic::Request::new(message);
-        let value = format!("Bearer {}", self.secret).parse().unwrap();
-        request.metadata_mut().insert("authorization", value);
-        request
+        rollouts::signed(&self.secret, message)
     }
 
     /// Begins a rollout of an image that says `word`; its id.
@@ -141,13 +135,7 @@ impl Coordinator {
 
     /// Takes a rollout back; the id of what does it.
     pub(crate) async fn roll_back(&self, id: &str) -> String {
-        let ask = v1::RollBackRequest {
-            deployment_id: id.to_owned(),
-            reason: "it is bad".to_owned(),
-            to: String::new(),
-        };
-        let asked = self.client().roll_back(self.signed(ask)).await;
-        asked.unwrap().into_inner().deployment_id
+        rollouts::roll_back(self.client(), &self.secret, id).await
     }
 
     /// Takes a rollout that is under way back.
@@ -180,15 +168,7 @@ impl Coordinator {
         what: &str,
         good: impl Fn(&RolloutRow) -> bool,
     ) -> RolloutRow {
-        let what = format!("rollout {id} {what}");
-        let reached = eventually(&what, ENDS, || async {
-            let row = self.db.rollout(id).await.unwrap().unwrap();
-            good(&row).then_some(row)
-        });
-        match reached.await {
-            Ok(row) => row,
-            Err(error) => panic!("{error}: {:#?}", self.db.rollout(id).await),
-        }
+        rollouts::reaches(&self.db, (id, what), ENDS, good).await
     }
 
     /// How a rollout ended.

@@ -1,6 +1,7 @@
 //! The hosts of a test, their routers, the coordinator beside them, and what is asked of them. Judges nothing.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,14 +10,14 @@ use slipway_daemon::{Clock, Rng};
 use slipway_deploy::several::{Host, Hosts, SeveralRouters, SeveralTargets};
 use slipway_deploy::targets::DockerHost;
 use slipway_deploy::traffic::{RouterTraffic, Traffic as _};
-use slipway_deploy::{DockerPlace, EngineTls, EnvironmentTarget, Policy};
+use slipway_deploy::{DockerPlace, EnvironmentTarget, Policy};
 use slipway_docker::TlsFiles;
-use slipway_identity::{Authority, Own, connect};
+use slipway_identity::{Authority, Own};
 use slipway_proto::v1;
 use slipway_proto::v1::rollouts_client::RolloutsClient;
 use slipway_store::{Db, RolloutRow, Settings};
 use slipway_tests::{
-    EngineAuthority, Machine, Process, eventually, free_address, require, traffic,
+    EngineAuthority, Machine, Process, eventually, free_address, require, rollouts, traffic,
 };
 
 use super::parts::{router, section};
@@ -79,7 +80,7 @@ impl World {
             let machine = Machine::start(name, folder.path(), &engines).await;
             let _loaded = machine.docker(&["load"], &busybox);
             routers.push(router(&machine, &authority));
-            docker_hosts.push(place(&machine, &engines));
+            docker_hosts.push(place(&machine, folder.path()));
             machines.push(machine);
         }
         let db = Db::open(&Settings::Sqlite(folder.path().join("slipway.db")))
@@ -129,11 +130,7 @@ impl World {
 
     /// The hosts as a coordinator uses them.
     pub(super) fn adapters(&self) -> (SeveralTargets, SeveralRouters) {
-        let files = TlsFiles {
-            ca: self.folder.path().join("ca.pem"),
-            cert: self.folder.path().join("client.pem"),
-            key: self.folder.path().join("client.key"),
-        };
+        let files = client_files(self.folder.path());
         let host = |machine: &Machine| {
             let engine = DockerHost::remote(&format!("tcp://{}", machine.at(2376)), &files);
             Host {
@@ -225,20 +222,11 @@ impl World {
     }
 
     fn client(&self) -> RolloutsClient<tonic::transport::Channel> {
-        let known_by = self.authority.fingerprint();
-        let channel = connect::pinned(
-            &format!("https://{}", self.at),
-            PeerRole::Deployer,
-            &known_by,
-        );
-        RolloutsClient::new(channel.expect("an address"))
+        rollouts::client(self.at, &self.authority)
     }
 
     fn signed<T>(&self, message: T) -> tonic::Request<T> {
-        let mut request = tonic::Request::new(message);
-        let value = format!("Bearer {}", self.secret).parse().expect("a header");
-        request.metadata_mut().insert("authorization", value);
-        request
+        rollouts::signed(&self.secret, message)
     }
 
     /// Begins a rollout of an image that serves `word`; its id.
@@ -262,13 +250,7 @@ impl World {
     }
 
     pub(super) async fn roll_back(&self, id: &str) -> String {
-        let ask = v1::RollBackRequest {
-            deployment_id: id.to_owned(),
-            reason: "it is bad".to_owned(),
-            to: String::new(),
-        };
-        let asked = self.client().roll_back(self.signed(ask)).await;
-        asked.expect("accepted").into_inner().deployment_id
+        rollouts::roll_back(self.client(), &self.secret, id).await
     }
 
     /// On every host the same image: made on the first, and carried to the others.
@@ -293,15 +275,7 @@ impl World {
         what: &str,
         good: impl Fn(&RolloutRow) -> bool,
     ) -> RolloutRow {
-        let what = format!("rollout {id} {what}");
-        let reached = eventually(&what, ENDS, || async {
-            let row = self.db.rollout(id).await.expect("readable").expect("there");
-            good(&row).then_some(row)
-        });
-        match reached.await {
-            Ok(row) => row,
-            Err(error) => panic!("{error}: {:#?}", self.db.rollout(id).await),
-        }
+        rollouts::reaches(&self.db, (id, what), ENDS, good).await
     }
 
     pub(super) async fn ended(&self, id: &str) -> RolloutRow {
@@ -463,16 +437,21 @@ impl World {
     }
 }
 
+/// What a client of the engines needs, where [`EngineAuthority`] puts it.
+fn client_files(folder: &Path) -> TlsFiles {
+    TlsFiles {
+        ca: folder.join("ca.pem"),
+        cert: folder.join("client.pem"),
+        key: folder.join("client.key"),
+    }
+}
+
 /// A host as it is registered.
-fn place(machine: &Machine, engines: &EngineAuthority) -> DockerPlace {
+fn place(machine: &Machine, folder: &Path) -> DockerPlace {
     DockerPlace {
         name: machine.name.clone(),
         docker: format!("tcp://{}", machine.at(2376)),
-        tls: Some(EngineTls {
-            ca: engines.file("ca.pem"),
-            cert: engines.file("client.pem"),
-            key: engines.file("client.key"),
-        }),
+        tls: Some(client_files(folder)),
         router: format!("https://{}", machine.at(CONTROL)),
         listen: machine.at(SERVES).to_string(),
     }
