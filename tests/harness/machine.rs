@@ -92,7 +92,9 @@ impl Machine {
     /// Whether hosts can be made here: it needs to be root, with the programs for it.
     #[must_use]
     pub fn can_be_made() -> bool {
-        let name = format!("slprobe{}", std::process::id());
+        // Tests of one process ask at the same time.
+        let (process, number) = (std::process::id(), NUMBER.fetch_add(1, Ordering::SeqCst));
+        let name = format!("slprobe{process}n{number}");
         let made = run("ip", &["netns", "add", &name]);
         made && run("ip", &["netns", "del", &name]) && run("dockerd", &["--version"])
     }

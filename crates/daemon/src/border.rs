@@ -72,6 +72,21 @@ mod watched {
                 rustix::process::getpid(),
                 rustix::process::Signal::STOP,
             );
+            // It is for the process: another thread may have to take it, and until it has, this one would run on.
+            while stop_is_pending() {
+                std::thread::yield_now();
+            }
         }
+    }
+
+    /// Whether no thread has taken a SIGSTOP yet that was sent to this process (proc(5), `ShdPnd`).
+    fn stop_is_pending() -> bool {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let pending = status
+            .lines()
+            .find_map(|line| line.strip_prefix("ShdPnd:"))
+            .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        let stop = 1 << (rustix::process::Signal::STOP.as_raw() - 1);
+        pending.is_some_and(|mask| mask & stop != 0)
     }
 }
